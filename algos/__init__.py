@@ -1,0 +1,1 @@
+"""One file per agent: its frozen config dataclass and its class."""

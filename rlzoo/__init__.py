@@ -1,0 +1,1 @@
+"""What every run shares: types, networks, replay buffer, training loop, run folder, checkpoints."""

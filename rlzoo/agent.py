@@ -1,0 +1,48 @@
+"""The contract between an agent and the training loop."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlzoo.types import Batch
+
+Update = Callable[[Batch], dict[str, Tensor]]
+
+
+class Agent(nn.Module):
+    """A learner that acts. The loop sees nothing but this class.
+
+    It is an `nn.Module` so that PyTorch's own `state_dict` holds the whole of it: networks, targets and
+    log-temperature as parameters, running statistics as buffers, and the optimisers as extra state.
+    """
+
+    optimizers: dict[str, torch.optim.Optimizer]
+
+    @abstractmethod
+    def act(self, obs: dict[str, Tensor], *, deterministic: bool) -> Tensor:
+        """Actions [N, A] in [-1, 1] for observations [N, ...]; no gradient, no change to the agent."""
+
+    @abstractmethod
+    def update_cycle(self) -> tuple[Update, ...]:
+        """The updates to run in turn: update i is ``cycle[i % len(cycle)](batch)``.
+
+        Each is a fixed graph of tensor operations (no host synchronisation, no shape that changes), so it
+        can be captured as a CUDA graph. It returns detached 0-d tensors named by their TensorBoard tags
+        (``loss/*``, ``value/*``, ``policy/*``).
+        """
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The optimisers' states, which `state_dict` includes."""
+        return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Load the optimisers' states. Called by `load_state_dict`."""
+        if set(state) != set(self.optimizers):
+            raise ValueError(f"optimisers {sorted(state)} found, {sorted(self.optimizers)} expected")
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(dict(state[name]))
