@@ -36,6 +36,14 @@ class Agent(nn.Module):
         (``loss/*``, ``value/*``, ``policy/*``).
         """
 
+    def minimize(self, name: str, loss: Tensor) -> None:
+        """One step of optimiser `name` on `loss`, whose gradient reaches that optimiser's parameters alone."""
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        # With `inputs`, an actor's loss neither fills nor computes the gradients of the critics' weights.
+        loss.backward(inputs=optimizer.param_groups[0]["params"])  # type: ignore[no-untyped-call]
+        optimizer.step()
+
     def get_extra_state(self) -> dict[str, Any]:
         """The optimisers' states, which `state_dict` includes."""
         return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +42,7 @@ class EnsembleMLP(nn.Module):
         self.activation = ACTIVATIONS[activation]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for fan_in, fan_out in itertools.pairwise(sizes):
             bound = 1 / math.sqrt(fan_in)
             self.weights.append(torch.empty(ensemble, fan_in, fan_out).uniform_(-bound, bound))
             self.biases.append(torch.empty(ensemble, 1, fan_out).uniform_(-bound, bound))
@@ -66,11 +68,18 @@ class EnsembleMLP(nn.Module):
         return x
 
 
-def frozen_copy(module: nn.Module) -> nn.Module:
-    """A copy with equal weights that no optimiser touches: a target network."""
-    import copy
+Module = TypeVar("Module", bound=nn.Module)
 
+
+def frozen_copy(module: Module) -> Module:
+    """A copy with equal weights that no optimiser touches: a target network."""
     return copy.deepcopy(module).requires_grad_(False)
+
+
+def adam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Adam:
+    """Adam in one fused kernel, its step counter on the device so that a CUDA graph can hold it."""
+    parameters = list(parameters)
+    return torch.optim.Adam(parameters, lr=lr, fused=True, capturable=parameters[0].is_cuda)
 
 
 @torch.no_grad()

@@ -1,0 +1,232 @@
+"""DSAC-T: Distributional Soft Actor-Critic with Three Refinements.
+
+Duan et al., arXiv 2310.05858 (IEEE TPAMI 2025). SAC whose critic is a Gaussian over returns. `DSAC_T.md`
+lists every deviation from the paper and from the authors' code.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlzoo.agent import Agent, Update
+from rlzoo.distributions import GaussianPolicy
+from rlzoo.networks import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
+from rlzoo.types import Batch, Spaces
+
+# Constants of the authors' code that the paper does not vary.
+HUBER_DELTA = 50.0  # beyond this many return units a temporal difference counts linearly
+STD_OFFSET = 0.1  # keeps divisions by the critic's standard deviation bounded
+WEIGHT_RANGE = (0.1, 10.0)  # of the variance-based weight w
+TARGET_NOISE_LIMIT = 3.0  # a sampled return lies within this many standard deviations of its mean
+
+
+@dataclass(frozen=True)
+class DSACTConfig:
+    """Hyperparameters of DSAC-T; the defaults are the paper's (table II) and the authors' code's."""
+
+    hidden: tuple[int, ...] = (256, 256, 256)
+    """Widths of the hidden layers of policy and critics."""
+    activation: Activation = "gelu"
+    """After every hidden layer."""
+    log_std_range: tuple[float, float] = (-20.0, 0.5)
+    """Bounds of the policy's log standard deviation before tanh."""
+    critic_lr: float = 1e-4
+    """Adam's learning rate for the critics."""
+    actor_lr: float = 1e-4
+    """Adam's learning rate for the policy."""
+    temperature_lr: float = 3e-4
+    """Adam's learning rate for the logarithm of the temperature."""
+    tau: float = 0.005
+    """Rate at which the targets of both critics and of the policy follow, at every actor update."""
+    actor_delay: int = 2
+    """Policy, temperature and all targets update once in this many critic updates."""
+    initial_temperature: float = math.e
+    """alpha at the start (log alpha = 1 in the authors' code); stays if automatic_temperature is off."""
+    automatic_temperature: bool = True
+    """Adapt alpha so that the policy's entropy approaches target_entropy."""
+    target_entropy: float | None = None
+    """In nats; None: minus the number of action dimensions."""
+    expected_value_substitution: bool = True
+    """Refinement 1: regress the critic's mean on the expected target y_q instead of a sampled one."""
+    twin_value_distributions: bool = True
+    """Refinement 2: two critics, the target from the one with the smaller mean; off: one critic."""
+    variance_based_adjustment: bool = True
+    """Refinement 3: clip the target at 3 b and weight the loss by b^2 / sigma^2, b the running mean of
+    sigma; off: DSAC v1's Gaussian likelihood with a fixed clipping bound."""
+    running_std_rate: float = 0.005
+    """tau_b, the rate of the running mean b of the critic's standard deviation (refinement 3)."""
+    fixed_td_bound: float = 20.0
+    """Clipping bound of the sampled target, in return units, when refinement 3 is off (DSAC v1)."""
+
+
+class Noise(NamedTuple):
+    """The standard-normal draws of one update."""
+
+    action: Tensor  # [B, A], for the action of the actor loss
+    next_action: Tensor  # [B, A], for the target policy's action
+    next_return: Tensor  # [E, B], one per target critic
+
+
+class DSACT(Agent):
+    """The agent. E = 2 critics (1 without refinement 2), evaluated together."""
+
+    running_std: Tensor
+
+    def __init__(self, spaces: Spaces, config: DSACTConfig, device: torch.device) -> None:
+        super().__init__()
+        self.config = config
+        self.action_dim = spaces.action_dim
+        self.num_critics = 2 if config.twin_value_distributions else 1
+        self.target_entropy = (
+            -float(spaces.action_dim) if config.target_entropy is None else config.target_entropy
+        )
+        sizes = [spaces.state_dim + spaces.action_dim, *config.hidden, 2]  # out: mean, raw std
+        self.critic = EnsembleMLP(sizes, ensemble=self.num_critics, activation=config.activation)
+        self.policy = GaussianPolicy(
+            spaces.state_dim, spaces.action_dim, config.hidden, config.activation, config.log_std_range
+        )
+        self.target_critic = frozen_copy(self.critic)
+        self.target_policy = frozen_copy(self.policy)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(config.initial_temperature)))
+        # b_i; negative until the first batch sets it.
+        self.register_buffer("running_std", torch.full((self.num_critics,), -1.0))
+        self.to(device)
+        self.optimizers = {
+            "critic": adam(self.critic.parameters(), config.critic_lr),
+            "actor": adam(self.policy.parameters(), config.actor_lr),
+            "temperature": adam([self.log_temperature], config.temperature_lr),
+        }
+        self._online = [*self.critic.parameters(), *self.policy.parameters()]
+        self._targets = [*self.target_critic.parameters(), *self.target_policy.parameters()]
+
+    # --------------------------------------------------------------------------------------- networks
+
+    @staticmethod
+    def _evaluate(critic: nn.Module, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean q and standard deviation sigma = softplus(raw) of the return, each [E, B]."""
+        mean, raw = critic(torch.cat((state, action), dim=-1)).unbind(dim=-1)
+        return mean, F.softplus(raw)
+
+    @property
+    def temperature(self) -> Tensor:
+        """alpha, 0-d, without gradient."""
+        return self.log_temperature.detach().exp()
+
+    # ----------------------------------------------------------------------------------------- losses
+
+    @torch.no_grad()
+    def _targets_of_return(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
+        """y_q, the expected soft return, and y_z, a sampled one, each [B] (eq. 16 and 19)."""
+        next_state = batch.next_obs["state"]
+        next_action, next_log_prob = self.target_policy.sample(next_state, noise.next_action)
+        mean, std = self._evaluate(self.target_critic, next_state, next_action)  # [E, B]
+        chosen = mean.argmin(dim=0, keepdim=True)  # refinement 2, sample by sample
+        next_mean, next_std = mean.gather(0, chosen)[0], std.gather(0, chosen)[0]
+        deviation = noise.next_return.gather(0, chosen)[0].clamp(-TARGET_NOISE_LIMIT, TARGET_NOISE_LIMIT)
+        soft_mean = next_mean - self.temperature * next_log_prob
+        expected = batch.reward + batch.discount * soft_mean
+        sampled = batch.reward + batch.discount * (soft_mean + deviation * next_std)
+        return (expected if self.config.expected_value_substitution else sampled), sampled
+
+    def _critic_loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
+        target_mean, target_sample = self._targets_of_return(batch, noise)
+        mean, std = self._evaluate(self.critic, batch.obs["state"], batch.action)  # [E, B]
+        if self.config.variance_based_adjustment:
+            loss = self._adjusted_loss(mean, std, target_mean, target_sample)
+        else:
+            loss = self._likelihood_loss(mean, std, target_mean, target_sample)
+        metrics = {
+            "loss/critic": loss,
+            "value/q": mean.mean(),
+            "value/q_std": std.mean(),
+            "value/q_std_min": std.min(),
+            "value/target": target_mean.mean(),
+        }
+        return loss, metrics
+
+    def _adjusted_loss(self, mean: Tensor, std: Tensor, target_mean: Tensor, target_sample: Tensor) -> Tensor:
+        """Refinement 3 (eq. 20-22): w [huber(q, y_q) + sigma (sigma^2 - huber(q, y_z)) / (sigma + 0.1)]."""
+        fixed_mean, fixed_std = mean.detach(), std.detach()
+        batch_std = fixed_std.mean(dim=1)  # [E]
+        rate = self.config.running_std_rate
+        self.running_std.copy_(
+            torch.where(self.running_std < 0, batch_std, self.running_std.lerp(batch_std, rate))
+        )
+        bound = self.running_std[:, None]  # [E, 1]
+        limit = 3 * bound
+        bounded = fixed_mean + (target_sample - fixed_mean).clamp(-limit, limit)
+        weight = (bound.square() / (fixed_std.square() + STD_OFFSET)).clamp(*WEIGHT_RANGE)
+        mean_term = F.huber_loss(mean, target_mean.expand_as(mean), delta=HUBER_DELTA, reduction="none")
+        spread = F.huber_loss(fixed_mean, bounded, delta=HUBER_DELTA, reduction="none")
+        std_term = std * (fixed_std.square() - spread) / (fixed_std + STD_OFFSET)
+        return (weight * (mean_term + std_term)).mean(dim=1).sum()
+
+    def _likelihood_loss(
+        self, mean: Tensor, std: Tensor, target_mean: Tensor, target_sample: Tensor
+    ) -> Tensor:
+        """DSAC v1 (Duan et al., arXiv 2001.02811): Gaussian likelihood, mean and std apart, fixed bound."""
+        fixed_mean, fixed_std = mean.detach(), std.detach() + STD_OFFSET
+        limit = self.config.fixed_td_bound
+        bounded = fixed_mean + (target_sample - fixed_mean).clamp(-limit, limit)
+        mean_term = (mean - target_mean).square() / (2 * fixed_std.square())
+        safe_std = std + STD_OFFSET
+        std_term = (fixed_mean - bounded).square() / (2 * safe_std.square()) + safe_std.log()
+        return (mean_term + std_term).mean(dim=1).sum()
+
+    def _actor_loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
+        """mean(alpha log pi - min_i q_i) (eq. 23), and log pi [B] for the temperature."""
+        state = batch.obs["state"]
+        action, log_prob = self.policy.sample(state, noise.action)
+        mean, _ = self._evaluate(self.critic, state, action)
+        return (self.temperature * log_prob - mean.amin(dim=0)).mean(), log_prob.detach()
+
+    # ----------------------------------------------------------------------------------------- update
+
+    def update_cycle(self) -> tuple[Update, ...]:
+        """One update of everything, then actor_delay - 1 of the critics alone."""
+        return (self._update_all, *[self._update_critic] * (self.config.actor_delay - 1))
+
+    def draw_noise(self, batch: Batch) -> Noise:
+        """Fresh standard-normal draws for one update."""
+        size, device = len(batch.reward), batch.reward.device
+        return Noise(
+            action=torch.randn(size, self.action_dim, device=device),
+            next_action=torch.randn(size, self.action_dim, device=device),
+            next_return=torch.randn(self.num_critics, size, device=device),
+        )
+
+    def _update_critic(self, batch: Batch, noise: Noise | None = None) -> dict[str, Tensor]:
+        loss, metrics = self._critic_loss(batch, noise or self.draw_noise(batch))
+        self.minimize("critic", loss)
+        return {name: value.detach() for name, value in metrics.items()}
+
+    def _update_all(self, batch: Batch, noise: Noise | None = None) -> dict[str, Tensor]:
+        noise = noise or self.draw_noise(batch)
+        critic_loss, metrics = self._critic_loss(batch, noise)
+        # As in the authors' code, the actor's gradient is taken at the critics before their step.
+        actor_loss, log_prob = self._actor_loss(batch, noise)
+        temperature = self.temperature
+        # Its backward pass reads the critics' weights too, so it comes before they change.
+        self.minimize("actor", actor_loss)
+        self.minimize("critic", critic_loss)
+        if self.config.automatic_temperature:
+            self.minimize("temperature", -self.log_temperature * (log_prob + self.target_entropy).mean())
+        polyak_update(self._targets, self._online, self.config.tau)
+        metrics |= {
+            "loss/actor": actor_loss,
+            "policy/entropy": -log_prob.mean(),
+            "policy/temperature": temperature,
+        }
+        return {name: value.detach() for name, value in metrics.items()}
+
+    # -------------------------------------------------------------------------------------------- act
+
+    def act(self, obs: dict[str, Tensor], *, deterministic: bool) -> Tensor:
+        """tanh of the policy's mean, or a sample: [N, A]."""
+        return self.policy.act(obs["state"], deterministic=deterministic)
