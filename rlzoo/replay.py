@@ -303,7 +303,8 @@ class ReplayBuffer:
         first = self._starts_end - self._count
         order = (torch.arange(self._count, device=self.storage_device) + first) % len(self._starts)
         return {
-            "fields": {name: storage[:filled] for name, storage in self._fields.items()},
+            # Cloned: saving a slice would write the whole storage.
+            "fields": {name: storage[:filled].clone() for name, storage in self._fields.items()},
             "starts": self._starts[order],
             "starts_in_row": torch.from_numpy(self._starts_in_row.copy()),
             "written": self._written,

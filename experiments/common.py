@@ -1,0 +1,255 @@
+"""What the experiment scripts share: flags, presets, run folder, resume, and the table at the end."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar, Union
+
+import pydantic
+import torch
+import tyro
+import yaml
+from rich.console import Console
+
+from experiments.presets import AGENTS
+from rlzoo.checkpoint import load_checkpoint
+from rlzoo.errors import UserError
+from rlzoo.logger import Logger
+from rlzoo.main import StopSignal, resolve_device
+from rlzoo.progress import Progress, evaluation_table, tensorboard_hint
+from rlzoo.replay import ReplayBuffer
+from rlzoo.run import CONFIG_FILE, create_run_dir, flatten_config, plain, write_run_info
+from rlzoo.train import CHECKPOINT, TrainConfig, Trainer
+from rlzoo.types import VectorTask
+
+Config = TypeVar("Config")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment(Generic[Config]):
+    """One run: an agent on a task."""
+
+    task: str
+    """Name of the task."""
+    agent: Config
+    """Hyperparameters of the agent."""
+    train: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    """Settings of the training loop."""
+    seed: int = 1
+    """Decides everything random in the run."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1, …"""
+    threads: int | None = None
+    """CPU threads of PyTorch; None: one per core. With several runs side by side, 1 each is fastest."""
+    video: bool = False
+    """Film the first episode of each evaluation into videos/ (needs EGL or OSMesa)."""
+    runs_dir: Path = Path("results/runs")
+    """Where run folders are made: <runs-dir>/<benchmark>/<task>/<agent>/s<seed>-<time>/."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """What a script brings to an experiment.
+
+    Attributes:
+        name: of the folder its runs go to.
+        default_task: trained on when no task is named.
+        make: (task, num_envs, processes, render) -> the task's copies; imports the simulator.
+        preset: (agent, task) -> settings by flag name, over the agent's own.
+        normalized_score: (task) -> function of a mean return, or None for a task without such a score.
+        remark: (task) -> a line under the final table, such as the paper's result.
+    """
+
+    name: str
+    default_task: str
+    make: Callable[[str, int, bool, bool], VectorTask]
+    preset: Callable[[str, str], dict[str, Any]]
+    normalized_score: Callable[[str], Callable[[float], float] | None] = lambda task: None
+    remark: Callable[[str], str] = lambda task: ""
+
+
+def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
+    """Run the script on `arguments` (`sys.argv` if None). Returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--resume", type=Path)
+    early.add_argument("--task", default=benchmark.default_task)
+    known, rest = early.parse_known_args(arguments)
+    if known.resume is not None:
+        name, experiment = _load_experiment(known.resume, rest)
+        return run(benchmark, name, experiment, resume=known.resume)
+    name, experiment = _parse(benchmark, known.task, arguments)
+    return run(benchmark, name, experiment)
+
+
+# ---------------------------------------------------------------------------------------------- flags
+
+
+def _parse(benchmark: Benchmark, task: str, arguments: list[str]) -> tuple[str, Experiment[Any]]:
+    """Flags -> (agent name, experiment). The defaults are those of the task that the flags name."""
+    commands = []
+    for name, entry in AGENTS.items():
+        default = default_experiment(benchmark, name, task)
+        command = tyro.conf.subcommand(name, default=default, description=f"{entry.about}, on {task}.")
+        commands.append(Annotated[Experiment[entry.config], command])  # type: ignore[name-defined]
+    description = (
+        f"Train an agent on a task of {benchmark.name}. `AGENT --task TASK --help` shows the defaults for "
+        "that task; `--resume RUN_DIR [--steps N]` goes on with an earlier run."
+    )
+    experiment: Experiment[Any] = tyro.cli(
+        Union[tuple(commands)],  # type: ignore[arg-type]  # noqa: UP007
+        args=arguments,
+        description=description,
+        prog=Path(sys.argv[0]).name,
+    )
+    name = next(name for name, entry in AGENTS.items() if isinstance(experiment.agent, entry.config))
+    return name, experiment
+
+
+def default_experiment(benchmark: Benchmark, agent: str, task: str) -> Experiment[Any]:
+    """The preset of `agent` on `task`."""
+    entry = AGENTS[agent]
+    settings = {**entry.preset, **benchmark.preset(agent, task)}
+    agent_settings = {key[6:]: value for key, value in settings.items() if key.startswith("agent.")}
+    train_settings = {key: value for key, value in settings.items() if not key.startswith("agent.")}
+    return Experiment(task=task, agent=entry.config(**agent_settings), train=TrainConfig(**train_settings))
+
+
+def _load_experiment(run_dir: Path, arguments: list[str]) -> tuple[str, Experiment[Any]]:
+    """The experiment of an earlier run, with `arguments` on top of its settings."""
+    path = run_dir / CONFIG_FILE
+    try:
+        config = yaml.safe_load(path.read_text())
+        name = config.pop("agent_name")
+        fields = {
+            **config,
+            "agent": pydantic.TypeAdapter(AGENTS[name].config).validate_python(config["agent"]),
+            "train": pydantic.TypeAdapter(TrainConfig).validate_python(config["train"]),
+            "runs_dir": Path(config["runs_dir"]),
+        }
+        default: Experiment[Any] = Experiment(**fields)
+    except OSError as error:
+        raise UserError(f"{run_dir} is not a run folder: {CONFIG_FILE} cannot be read") from error
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is not a run's configuration: {reason}") from error
+    experiment: Experiment[Any] = tyro.cli(
+        Experiment[AGENTS[name].config],  # type: ignore[misc]
+        args=arguments,
+        default=default,
+        prog=f"{Path(sys.argv[0]).name} --resume {run_dir}",
+    )
+    return name, experiment
+
+
+# ------------------------------------------------------------------------------------------------ run
+
+
+def run(benchmark: Benchmark, name: str, experiment: Experiment[Any], resume: Path | None = None) -> int:
+    """Train, print the evaluations, return the exit code (128 + signal if a signal stopped it)."""
+    device = resolve_device(experiment.device)
+    if experiment.threads is not None:
+        if experiment.threads < 1:
+            raise UserError(f"--threads is {experiment.threads}, expected at least 1")
+        torch.set_num_threads(experiment.threads)
+    with ExitStack() as stack:
+        trainer = _build(benchmark, name, experiment, device, stack)
+        if resume is not None:
+            trainer.load_state_dict(load_checkpoint(resume / "checkpoints" / CHECKPOINT)["trainer"])
+        stop = stack.enter_context(StopSignal())
+        run_dir = resume or create_run_dir(
+            experiment.runs_dir, benchmark.name, experiment.task, name, experiment.seed
+        )
+        _train(benchmark, name, experiment, trainer, run_dir, stop, resumed=resume is not None)
+    return stop.exit_code
+
+
+def _build(
+    benchmark: Benchmark, name: str, experiment: Experiment[Any], device: torch.device, stack: ExitStack
+) -> Trainer:
+    config = experiment.train
+    task = benchmark.make(experiment.task, config.num_envs, config.processes, False)
+    stack.callback(task.close)
+    eval_task = benchmark.make(experiment.task, config.eval_episodes, False, experiment.video)
+    stack.callback(eval_task.close)
+    torch.manual_seed(experiment.seed)
+    agent = AGENTS[name].make(task.spaces, experiment.agent, device)
+    replay = ReplayBuffer(
+        task.spaces,
+        capacity=config.buffer_capacity,
+        lanes=config.num_envs,
+        device=device,
+        discount=config.discount,
+        n_step=config.n_step,
+        seed=experiment.seed,
+    )
+    return Trainer(
+        agent,
+        task,
+        eval_task,
+        replay,
+        config,
+        device=device,
+        seed=experiment.seed,
+        normalized_score=benchmark.normalized_score(experiment.task),
+        metadata={"agent_name": name, "task": experiment.task, "agent_config": plain(experiment.agent)},
+        film=experiment.video,
+    )
+
+
+def _train(
+    benchmark: Benchmark,
+    name: str,
+    experiment: Experiment[Any],
+    trainer: Trainer,
+    run_dir: Path,
+    stop: StopSignal,
+    *,
+    resumed: bool,
+) -> None:
+    counters = trainer.counters
+    config = {"agent_name": name, **plain(experiment)}
+    write_run_info(run_dir, arguments=sys.argv, config=config, step=counters.step)
+    total = experiment.train.offline_steps + experiment.train.steps
+    with (
+        Logger(run_dir, resume_step=counters.step if resumed else None) as logger,
+        Progress(
+            total,
+            f"{name} on {experiment.task}",
+            start_step=counters.step,
+            start_updates=counters.updates,
+        ) as progress,
+    ):
+        logger.hparams(flatten_config(config))
+        progress.note(f"run folder {run_dir}")
+        progress.note(f"replay buffer {trainer.replay.describe()}; training on {trainer.device}")
+        trainer.run(logger, progress, stop, run_dir)
+        if trainer.evaluations:
+            last = trainer.evaluations[-1]
+            metrics = {"eval/return": last["eval/return"], "eval/best_return": counters.best_return}
+            logger.hparams(flatten_config(config), metrics)
+    _conclude(benchmark, experiment, trainer, run_dir, stop)
+
+
+def _conclude(
+    benchmark: Benchmark, experiment: Experiment[Any], trainer: Trainer, run_dir: Path, stop: StopSignal
+) -> None:
+    console = Console()
+    if trainer.evaluations:
+        console.print(evaluation_table(trainer.evaluations))
+        remark = benchmark.remark(experiment.task)
+        if remark:
+            print(remark)
+    if stop.requested:
+        print(f"stopped at step {trainer.counters.step:,}; go on with: {resume_hint(run_dir)}")
+    print(f"learning curves: {tensorboard_hint(run_dir)}")
+
+
+def resume_hint(run_dir: Path) -> str:
+    """The command that goes on with a run."""
+    return f"python {sys.argv[0]} --resume {run_dir}"

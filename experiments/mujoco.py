@@ -1,0 +1,42 @@
+"""Train an agent on a Gymnasium MuJoCo task, or any other Gymnasium task with a Box action space.
+
+python experiments/mujoco.py dsac-t --task HalfCheetah-v5 --seed 1 --agent.hidden 256 256 256
+python experiments/mujoco.py --resume results/runs/mujoco/HalfCheetah-v5/dsac-t/s1-20260101-000000
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+# Python puts a script's folder first on sys.path, where this file would hide the package `mujoco`.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from envs import mujoco_env
+from experiments.common import Benchmark, main
+from experiments.presets import MUJOCO_TASKS
+from rlzoo.main import run_main
+from rlzoo.types import VectorTask
+
+
+def _make(task: str, num_envs: int, processes: bool, render: bool) -> VectorTask:
+    return mujoco_env.make(task, num_envs, processes=processes, render=render)
+
+
+def _preset(agent: str, task: str) -> dict[str, Any]:
+    return MUJOCO_TASKS[task].preset.get(agent, {}) if task in MUJOCO_TASKS else {}
+
+
+def _remark(task: str) -> str:
+    if task not in MUJOCO_TASKS:
+        return ""
+    return f"DSAC-T's paper reports {MUJOCO_TASKS[task].paper_return:g} here (5 seeds, 30 M steps)"
+
+
+BENCHMARK = Benchmark(
+    name="mujoco", default_task="HalfCheetah-v5", make=_make, preset=_preset, remark=_remark
+)
+
+if __name__ == "__main__":
+    run_main(lambda: main(BENCHMARK))

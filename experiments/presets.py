@@ -1,0 +1,105 @@
+"""Which agents there are, and the settings each task starts from: data, each with its source.
+
+A preset is a dict of flag names as typed on the command line (`steps`, `agent.hidden`) to values. The
+agent's come first, then the task's, then those of the agent on that task; flags given by hand win over all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from algos.dsac_t import DSACT, DSACTConfig
+from algos.sac import SAC, SACConfig
+from algos.td3 import TD3, TD3Config
+from rlzoo.agent import Agent
+
+
+@dataclass(frozen=True)
+class AgentEntry:
+    """An agent as the scripts know it.
+
+    Attributes:
+        make: its class, called with (spaces, config, device).
+        config: its hyperparameters' class.
+        about: one line for `--help`.
+        preset: the loop's settings in its paper.
+    """
+
+    make: type[Agent]
+    config: type[Any]
+    about: str
+    preset: dict[str, Any] = field(default_factory=dict)
+
+
+AGENTS: dict[str, AgentEntry] = {
+    "dsac-t": AgentEntry(
+        DSACT,
+        DSACTConfig,
+        "Distributional Soft Actor-Critic with Three refinements (arXiv 2310.05858)",
+        # Table II and the authors' code: 1.5 M iterations of 20 environment steps and one update each,
+        # evaluated every 2,500 iterations.
+        {
+            "steps": 30_000_000,
+            "num_envs": 20,
+            "utd": 1 / 20,
+            "batch_size": 256,
+            "warmup_steps": 10_000,
+            "buffer_capacity": 1_000_000,
+            "eval_every": 50_000,
+            "eval_episodes": 10,
+        },
+    ),
+    "sac": AgentEntry(
+        SAC,
+        SACConfig,
+        "Soft Actor-Critic with an adapted temperature (arXiv 1812.05905)",
+        # Table 1 and figure 1: one environment, one update per step.
+        {"steps": 3_000_000, "num_envs": 1, "utd": 1.0, "batch_size": 256, "warmup_steps": 10_000},
+    ),
+    "td3": AgentEntry(
+        TD3,
+        TD3Config,
+        "Twin Delayed Deep Deterministic policy gradient (arXiv 1802.09477)",
+        # Section 6.1 and appendix C: one environment, one update per step, 10,000 random steps on
+        # HalfCheetah and Ant, 1,000 elsewhere (MUJOCO_TASKS below); evaluated every 5,000 steps.
+        {
+            "steps": 1_000_000,
+            "num_envs": 1,
+            "utd": 1.0,
+            "batch_size": 100,
+            "warmup_steps": 1_000,
+            "eval_every": 5_000,
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class MujocoTask:
+    """A task of DSAC-T's paper.
+
+    Attributes:
+        paper_return: DSAC-T's final average return there (table III; 5 seeds, 1.5 M iterations).
+        preset: settings that depend on the task, by agent.
+    """
+
+    paper_return: float
+    preset: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+_TD3_WARMUP = {"td3": {"warmup_steps": 10_000}}
+# Haarnoja et al. 2018, figure 1: 1 M steps on the small tasks, 3 M on the larger ones, 10 M on Humanoid.
+_SAC_SHORT = {"sac": {"steps": 1_000_000}}
+
+MUJOCO_TASKS: dict[str, MujocoTask] = {
+    "Humanoid-v5": MujocoTask(10829, {"sac": {"steps": 10_000_000}}),
+    "Ant-v5": MujocoTask(7086, {**_TD3_WARMUP}),
+    "HalfCheetah-v5": MujocoTask(17025, {**_TD3_WARMUP}),
+    "Walker2d-v5": MujocoTask(6424),
+    "Hopper-v5": MujocoTask(3660, {**_SAC_SHORT}),
+    "Swimmer-v5": MujocoTask(138, {**_SAC_SHORT}),
+    "Pusher-v5": MujocoTask(-19, {**_SAC_SHORT}),
+    "Reacher-v5": MujocoTask(-5, {**_SAC_SHORT}),
+    "InvertedDoublePendulum-v5": MujocoTask(9360, {**_SAC_SHORT}),
+}

@@ -1,0 +1,50 @@
+"""Checkpoints: written whole or not at all, read without executing anything."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlzoo.errors import UserError
+from rlzoo.files import atomic_path
+
+FORMAT = "rlzoo checkpoint 1"
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` (tensors, numbers, strings, lists, dicts) to a temporary name, sync it and move it.
+
+    Raises:
+        UserError: if it cannot be written; the previous file is then as it was.
+    """
+    # Handed an open file, `torch.save` reports a full disk as the `OSError` that it is.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save({"format": FORMAT, **content}, file)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU with `weights_only=True`.
+
+    Raises:
+        UserError: if the file is missing, damaged, or not one of ours.
+    """
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}")
+    try:
+        # PyTorch does not compare the archive's checksums; a flipped bit would become a wrong weight.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise UserError(f"{path} is damaged: the checksum of {damaged} is wrong")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is not a checkpoint, or a damaged one") from error
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} is a PyTorch file but not an rlzoo checkpoint")
+    return content

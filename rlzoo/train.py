@@ -1,0 +1,418 @@
+"""The training loop: any agent, any vectorised task, offline steps and then online ones."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rlzoo.agent import Agent
+from rlzoo.capture import Capture, capture
+from rlzoo.checkpoint import save_checkpoint
+from rlzoo.errors import UserError
+from rlzoo.evaluate import Evaluation, evaluate, policy_action
+from rlzoo.logger import Logger
+from rlzoo.main import StopSignal
+from rlzoo.progress import Progress
+from rlzoo.replay import FrameStacker, ReplayBuffer, concatenate
+from rlzoo.types import Array, Batch, BoolArray, FloatArray, Step, VectorTask
+from rlzoo.video import write_video
+
+CHECKPOINT = "latest.pt"  # everything a run needs to go on
+BEST_POLICY = "best.pt"  # the agent alone, at its best evaluation
+VIDEO_FRAMES_PER_SECOND = 30
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop's settings. "Steps" are environment steps, over all parallel environments."""
+
+    steps: int = 1_000_000
+    """Environment steps to train for."""
+    num_envs: int = 1
+    """Parallel environments; each iteration steps all of them with one batched action."""
+    processes: bool = False
+    """Run each training environment in a process of its own; pays for slow simulators on many cores."""
+    warmup_steps: int = 10_000
+    """Steps with uniformly random actions before the first update."""
+    utd: float = 1.0
+    """Update-to-data ratio: gradient updates per environment step after the warm-up."""
+    offline_steps: int = 0
+    """Updates on the given data alone, before the first environment step."""
+    batch_size: int = 256
+    """Transitions per update."""
+    demo_fraction: float = 0.5
+    """Share of each batch that comes from the demonstrations, where there are any."""
+    discount: float = 0.99
+    """gamma, per environment step."""
+    n_step: int = 1
+    """n of the n-step returns."""
+    buffer_capacity: int = 1_000_000
+    """Rows of the replay buffer over all environments: one per step and one per episode end."""
+    eval_every: int = 50_000
+    """Steps between evaluations with the deterministic policy."""
+    eval_episodes: int = 10
+    """Episodes per evaluation, played side by side."""
+    log_every: int = 2_000
+    """Steps between two rows of losses, values and training returns."""
+    checkpoint_every: int = 250_000
+    """Steps between two checkpoints; one is also written at the end and on SIGTERM or Ctrl-C."""
+    capture: Capture = "auto"
+    """auto: updates as CUDA graphs on a GPU; off: eagerly."""
+
+    def __post_init__(self) -> None:
+        smallest = {
+            "steps": 0,
+            "num_envs": 1,
+            "warmup_steps": 0,
+            "offline_steps": 0,
+            "batch_size": 1,
+            "n_step": 1,
+            "buffer_capacity": 1,
+            "eval_every": 1,
+            "eval_episodes": 1,
+            "log_every": 1,
+            "checkpoint_every": 1,
+        }
+        for name, least in smallest.items():
+            if getattr(self, name) < least:
+                raise UserError(f"{_flag(name)} is {getattr(self, name)}, expected at least {least}")
+        for name in ("demo_fraction", "discount"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{_flag(name)} is {getattr(self, name)}, expected 0 to 1")
+        if not (math.isfinite(self.utd) and self.utd >= 0):
+            raise UserError(f"--utd is {self.utd}, expected a finite number of at least 0")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@dataclass
+class Counters:
+    """How far a run is."""
+
+    env_steps: int = 0
+    online_updates: int = 0
+    offline_updates: int = 0
+    next_log: int = 0
+    next_eval: int = 0
+    next_checkpoint: int = 0
+    best_return: float = -math.inf
+
+    @property
+    def step(self) -> int:
+        """The x-axis: environment steps, after as many steps as there were offline updates."""
+        return self.offline_updates + self.env_steps
+
+    @property
+    def updates(self) -> int:
+        """Gradient updates so far."""
+        return self.online_updates + self.offline_updates
+
+
+class Trainer:
+    """Trains one agent and owns all that changes while it does.
+
+    Args:
+        agent, task, eval_task, replay: on `device`; `eval_task` has as many lanes as it plays episodes, or
+            a divisor of that.
+        demos: the demonstrations, sampled as a fixed share of each batch; None without.
+        seed: of the environments and the warm-up; evaluations get seeds of their own.
+        normalized_score: of a mean return, for tasks that define one.
+        metadata: goes into the checkpoints (agent name, configuration, observation scaling).
+        film: whether to film the first episode of each evaluation (`eval_task` must render).
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        task: VectorTask,
+        eval_task: VectorTask,
+        replay: ReplayBuffer,
+        config: TrainConfig,
+        *,
+        device: torch.device,
+        seed: int,
+        demos: ReplayBuffer | None = None,
+        normalized_score: Callable[[float], float] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        film: bool = False,
+    ) -> None:
+        self.agent, self.task, self.eval_task = agent, task, eval_task
+        self.replay, self.demos, self.config = replay, demos, config
+        self.device, self.seed, self.film = device, seed, film
+        self.normalized_score, self.metadata = normalized_score, dict(metadata or {})
+        self.cycle = [capture(update, device, config.capture) for update in agent.update_cycle()]
+        self.demo_rows = round(config.batch_size * config.demo_fraction) if demos is not None else 0
+        self.metrics: dict[str, Tensor] = {}
+        self.counters = Counters(
+            next_log=config.log_every, next_eval=config.eval_every, next_checkpoint=config.checkpoint_every
+        )
+        self.warmup_generator = torch.Generator().manual_seed(seed)
+        self.stacker = FrameStacker(task.spaces)
+        self.obs: dict[str, Array] | None = None  # None before the first episode
+        lanes = task.num_envs
+        self.begins: BoolArray = np.ones(lanes, dtype=np.bool_)  # lanes at an episode's first observation
+        self.ended: BoolArray = np.zeros(lanes, dtype=np.bool_)  # lanes whose next step only resets
+        self.lane_return = np.zeros(lanes, dtype=np.float64)
+        self.lane_length = np.zeros(lanes, dtype=np.int64)
+        self.finished: list[tuple[float, int]] = []  # (return, length) of episodes since the last log row
+        self.evaluations: list[dict[str, float]] = []
+
+    # ------------------------------------------------------------------------------------------- loop
+
+    def run(self, logger: Logger, progress: Progress, stop: StopSignal, run_dir: Path) -> None:
+        """Train to the end, or to the first step after a signal; a checkpoint is written either way.
+
+        Raises:
+            UserError: a quantity stopped being finite, or a file could not be written; the last checkpoint
+                is then as it was.
+        """
+        self.logger, self.progress, self.run_dir = logger, progress, run_dir
+        self.clock, self.clock_counters = time.monotonic(), (self.counters.env_steps, self.counters.updates)
+        while self.counters.offline_updates < self.config.offline_steps and not stop.requested:
+            self._update()
+            self.counters.offline_updates += 1
+            self._after_step()
+        while self.counters.env_steps < self.config.steps and not stop.requested:
+            self._iterate()
+            self._after_step()
+        finished = not stop.requested
+        if finished and (not self.evaluations or self.evaluations[-1]["step"] != self.counters.step):
+            self._evaluate()
+        self._checkpoint()
+
+    def _iterate(self) -> None:
+        """One step of all environments, and the updates that are due meanwhile."""
+        if self.obs is None:
+            self.obs = self.task.reset(self.seed)
+        obs = self.obs
+        action = self._choose_action(self.stacker(obs, self.begins))
+        self.task.send(action)
+        # Between `send` and `receive`: processes step the simulators, and a GPU trains, at the same time.
+        for _ in range(self._updates_due()):
+            self._update()
+            self.counters.online_updates += 1
+        step = self.task.receive()
+        self.replay.add(obs, action, step.reward, step.terminated, step.truncated)
+        self._count(step)
+        self.obs = step.obs
+
+    def _choose_action(self, obs: dict[str, Array]) -> FloatArray:
+        if self.counters.env_steps < self.config.warmup_steps:
+            size = (self.task.num_envs, self.task.spaces.action_dim)
+            action: FloatArray = (torch.rand(size, generator=self.warmup_generator) * 2 - 1).numpy()
+            return action
+        return policy_action(self.agent, obs, self.device, deterministic=False)
+
+    def _updates_due(self) -> int:
+        due = int(max(0, self.counters.env_steps - self.config.warmup_steps) * self.config.utd)
+        return max(0, due - self.counters.online_updates) if len(self.replay) else 0
+
+    def _update(self) -> None:
+        update = self.cycle[self.counters.updates % len(self.cycle)]
+        self.metrics.update(update(self._sample()))
+
+    def _sample(self) -> Batch:
+        if self.demos is None or self.demo_rows == 0:
+            return self.replay.sample(self.config.batch_size)
+        demos = self.demos.sample(self.demo_rows)
+        if self.demo_rows == self.config.batch_size:
+            return demos
+        return concatenate(demos, self.replay.sample(self.config.batch_size - self.demo_rows))
+
+    def _count(self, step: Step) -> None:
+        running = ~self.ended
+        self.counters.env_steps += int(running.sum())
+        self.lane_return[running] += step.reward[running]
+        self.lane_length[running] += 1
+        self.begins, self.ended = self.ended, (step.terminated | step.truncated) & running
+        for lane in np.flatnonzero(self.ended):
+            self.finished.append((float(self.lane_return[lane]), int(self.lane_length[lane])))
+            self.lane_return[lane], self.lane_length[lane] = 0.0, 0
+
+    def _after_step(self) -> None:
+        counters, step = self.counters, self.counters.step
+        if step >= counters.next_log:
+            counters.next_log = _next_multiple(step, self.config.log_every)
+            self._log()
+        if step >= counters.next_eval:
+            counters.next_eval = _next_multiple(step, self.config.eval_every)
+            self._evaluate()
+        if step >= counters.next_checkpoint:
+            counters.next_checkpoint = _next_multiple(step, self.config.checkpoint_every)
+            self._checkpoint()
+        self.progress.update(step, counters.updates)
+
+    # ---------------------------------------------------------------------------------------- results
+
+    def _log(self) -> None:
+        values = self._read_metrics()
+        if self.finished:
+            returns, lengths = zip(*self.finished, strict=True)
+            values["train/episode_return"] = float(np.mean(returns))
+            values["train/episode_length"] = float(np.mean(lengths))
+            self.finished.clear()
+        now, counts = time.monotonic(), (self.counters.env_steps, self.counters.updates)
+        seconds = max(now - self.clock, 1e-9)
+        values["time/env_steps_per_s"] = (counts[0] - self.clock_counters[0]) / seconds
+        values["time/updates_per_s"] = (counts[1] - self.clock_counters[1]) / seconds
+        self.clock, self.clock_counters = now, counts
+        self.logger.log(self.counters.step, values)
+        self.progress.update(self.counters.step, self.counters.updates, **values)
+
+    def _read_metrics(self) -> dict[str, float]:
+        """The latest metrics on the host, in one transfer.
+
+        Raises:
+            UserError: if one is not finite.
+        """
+        if not self.metrics:
+            return {}
+        values = dict(zip(self.metrics, torch.stack(list(self.metrics.values())).tolist(), strict=True))
+        for name, value in values.items():
+            if not math.isfinite(value):
+                self._fail_not_finite(name, value)
+        return values
+
+    def _fail_not_finite(self, name: str, value: float) -> None:
+        checkpoint = self.run_dir / "checkpoints" / CHECKPOINT
+        kept = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "no checkpoint yet"
+        raise UserError(
+            f"{name} became {value} by step {self.counters.step} (update {self.counters.updates}); "
+            f"training stops, {kept}"
+        )
+
+    def _evaluate(self) -> None:
+        # Evaluation must not disturb training: not its random numbers, not its clock.
+        started = time.monotonic()
+        result = evaluate(
+            self.agent,
+            self.eval_task,
+            episodes=self.config.eval_episodes,
+            seed=evaluation_seed(self.seed, self.counters.step),
+            device=self.device,
+            record=self.film,
+        )
+        values = self._score(result)
+        step = self.counters.step
+        self.evaluations.append({"step": step, **values})
+        self.logger.log(step, values)
+        self.progress.evaluation(step, values)
+        if self.film:
+            write_video(
+                self.run_dir / "videos" / f"step-{step}.mp4", result.frames, fps=VIDEO_FRAMES_PER_SECOND
+            )
+        if values["eval/return"] > self.counters.best_return:
+            self.counters.best_return = values["eval/return"]
+            self._check_weights()
+            self._save(BEST_POLICY, {"agent": self.agent.state_dict(), "step": step})
+        self.clock += time.monotonic() - started
+
+    def _score(self, result: Evaluation) -> dict[str, float]:
+        values = result.values()
+        if self.normalized_score is not None:
+            values["eval/normalized_score"] = self.normalized_score(values["eval/return"])
+        return values
+
+    # ------------------------------------------------------------------------------------ checkpoints
+
+    def _checkpoint(self) -> None:
+        # Only a run in good health may replace its last checkpoint.
+        self._read_metrics()
+        self._check_weights()
+        self.logger.flush()
+        self._save(CHECKPOINT, {"trainer": self.state_dict()})
+
+    def _save(self, name: str, content: dict[str, Any]) -> None:
+        save_checkpoint(self.run_dir / "checkpoints" / name, {**self.metadata, **content})
+
+    def _check_weights(self) -> None:
+        """Raise a UserError if a weight is not finite: a finite loss may have a gradient that is not."""
+        for name, parameter in self.agent.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                self._fail_not_finite(f"weight {name}", math.nan)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides how the run goes on."""
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {
+            "agent": self.agent.state_dict(),
+            "replay": self.replay.state_dict(),
+            "demos": None if self.demos is None else self.demos.state_dict(),
+            "task": None if self.obs is None else self.task.get_state(),
+            "obs": None if self.obs is None else {k: torch.from_numpy(v.copy()) for k, v in self.obs.items()},
+            "frames": None if self.stacker.frames is None else torch.from_numpy(self.stacker.frames.copy()),
+            "counters": vars(self.counters).copy(),
+            "metrics": {name: value.cpu() for name, value in self.metrics.items()},
+            "lanes": {name: torch.from_numpy(value.copy()) for name, value in self._lane_arrays().items()},
+            "finished": list(self.finished),
+            "evaluations": [dict(row) for row in self.evaluations],
+            "generators": {
+                "torch": torch.get_rng_state(),
+                "cuda": cuda,
+                "warmup": self.warmup_generator.get_state(),
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` returned.
+
+        Raises:
+            UserError: if it came from a run of another agent, task or shape.
+        """
+        try:
+            self._load(state)
+        except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"the checkpoint does not fit this run (another agent, task or setting?): {reason}"
+            ) from error
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self.agent.load_state_dict(state["agent"])
+        self.replay.load_state_dict(state["replay"])
+        if self.demos is not None:
+            self.demos.load_state_dict(state["demos"])
+        if state["obs"] is not None:
+            self.task.reset(self.seed)  # simulators must have begun before a state can be put into them
+            self.task.set_state(state["task"])
+            self.obs = {name: value.numpy() for name, value in state["obs"].items()}
+        self.stacker.frames = None if state["frames"] is None else state["frames"].numpy()
+        self.counters = Counters(**state["counters"])
+        self.metrics = {name: value.to(self.device) for name, value in state["metrics"].items()}
+        for name, array in self._lane_arrays().items():
+            array[:] = state["lanes"][name].numpy()
+        self.finished = [tuple(episode) for episode in state["finished"]]
+        self.evaluations = [dict(row) for row in state["evaluations"]]
+        generators = state["generators"]
+        self.warmup_generator.set_state(generators["warmup"])
+        torch.set_rng_state(generators["torch"])
+        if generators["cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(generators["cuda"], self.device)
+
+    def _lane_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return {
+            "begins": self.begins,
+            "ended": self.ended,
+            "return": self.lane_return,
+            "length": self.lane_length,
+        }
+
+
+def evaluation_seed(seed: int, step: int) -> int:
+    """The seed of a run's evaluation at `step`: shared with no other evaluation and no training."""
+    return int(np.random.SeedSequence(entropy=seed, spawn_key=(1, step)).generate_state(1)[0])
+
+
+def _next_multiple(step: int, every: int) -> int:
+    return (step // every + 1) * every
