@@ -28,7 +28,7 @@ TARGET_NOISE_LIMIT = 3.0  # a sampled return lies within this many standard devi
 
 @dataclass(frozen=True)
 class DSACTConfig:
-    """Hyperparameters of DSAC-T; the defaults are the paper's (table II) and the authors' code's."""
+    """Hyperparameters of DSAC-T; the defaults are those of the paper and its code."""
 
     hidden: tuple[int, ...] = (256, 256, 256)
     """Widths of the hidden layers of policy and critics."""
@@ -122,7 +122,7 @@ class DSACT(Agent):
 
     @torch.no_grad()
     def _targets_of_return(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
-        """y_q, the expected soft return, and y_z, a sampled one, each [B] (eq. 16 and 19)."""
+        """y_q, the expected soft return, and y_z, a sampled one, each [B]."""
         next_state = batch.next_obs["state"]
         next_action, next_log_prob = self.target_policy.sample(next_state, noise.next_action)
         mean, std = self._evaluate(self.target_critic, next_state, next_action)  # [E, B]
@@ -151,7 +151,7 @@ class DSACT(Agent):
         return loss, metrics
 
     def _adjusted_loss(self, mean: Tensor, std: Tensor, target_mean: Tensor, target_sample: Tensor) -> Tensor:
-        """Refinement 3 (eq. 20-22): w [huber(q, y_q) + sigma (sigma^2 - huber(q, y_z)) / (sigma + 0.1)]."""
+        """Refinement 3: w [huber(q, y_q) + sigma (sigma^2 - huber(q, y_z)) / (sigma + 0.1)]."""
         fixed_mean, fixed_std = mean.detach(), std.detach()
         batch_std = fixed_std.mean(dim=1)  # [E]
         rate = self.config.running_std_rate
@@ -180,7 +180,7 @@ class DSACT(Agent):
         return (mean_term + std_term).mean(dim=1).sum()
 
     def _actor_loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
-        """mean(alpha log pi - min_i q_i) (eq. 23), and log pi [B] for the temperature."""
+        """mean(alpha log pi - min_i q_i), and log pi [B] for the temperature."""
         state = batch.obs["state"]
         action, log_prob = self.policy.sample(state, noise.action)
         mean, _ = self._evaluate(self.critic, state, action)

@@ -72,7 +72,7 @@ class TD3(Agent):
         return torch.tanh(policy(state)[0])
 
     def _critic_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """sum_i mean (Q_i - y)^2, y = r + gamma min_i Q'_i(s', pi'(s') + clipped noise) (eq. 14)."""
+        """sum_i mean (Q_i - y)^2, y = r + gamma min_i Q'_i(s', pi'(s') + clipped noise)."""
         with torch.no_grad():
             next_state = batch.next_obs["state"]
             noise = torch.randn_like(batch.action) * self.config.target_noise

@@ -229,7 +229,7 @@ def _train(
         progress.note(f"run folder {run_dir}")
         progress.note(f"replay buffer {trainer.replay.describe()}; training on {trainer.device}")
         trainer.run(logger, progress, stop, run_dir)
-        if trainer.evaluations:
+        if trainer.evaluations and not stop.requested:
             last = trainer.evaluations[-1]
             metrics = {"eval/return": last["eval/return"], "eval/best_return": counters.best_return}
             logger.hparams(flatten_config(config), metrics)

@@ -37,7 +37,7 @@ AGENTS: dict[str, AgentEntry] = {
         DSACT,
         DSACTConfig,
         "Distributional Soft Actor-Critic with Three refinements (arXiv 2310.05858)",
-        # Table II and the authors' code: 1.5 M iterations of 20 environment steps and one update each,
+        # The paper's hyperparameters and the authors' code: 1.5 M iterations of 20 environment steps and one update each,
         # evaluated every 2,500 iterations.
         {
             "steps": 30_000_000,
@@ -80,7 +80,7 @@ class MujocoTask:
     """A task of DSAC-T's paper.
 
     Attributes:
-        paper_return: DSAC-T's final average return there (table III; 5 seeds, 1.5 M iterations).
+        paper_return: DSAC-T's final average return there (5 seeds, 1.5 M iterations).
         preset: settings that depend on the task, by agent.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -41,10 +40,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if damaged is not None:
             raise UserError(f"{path} is damaged: the checksum of {damaged} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # a damaged file can fail the readers in any way there is
         raise UserError(f"{path} is not a checkpoint, or a damaged one") from error
-    except (RuntimeError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is a PyTorch file but not an rlzoo checkpoint")
     return content

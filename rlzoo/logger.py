@@ -212,7 +212,7 @@ def _parse_row(line: str) -> tuple[int, str, float] | None:
     try:
         step, tag, value = next(csv.reader([line]))
         return (int(step), tag, float(value)) if line.endswith("\n") else None
-    except ValueError:
+    except (ValueError, csv.Error):
         return None
 
 

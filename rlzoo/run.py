@@ -69,15 +69,18 @@ def write_run_info(run_dir: Path, *, arguments: list[str], config: Mapping[str, 
     info = {
         "command": _command(arguments),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": _or_none(_git_state),
-        "versions": _or_none(_versions),
-        "hardware": _or_none(_hardware),
+        **describe_machine(),
     }
     run = _read_info(run_dir / INFO_FILE) or {**info, "sessions": []}
     changed = {key: info[key] for key in ("versions", "hardware") if info[key] != run.get(key)}
     session = {"started": info["started"], "step": step, "command": info["command"], "git": info["git"]}
     run["sessions"].append({**session, **changed})
     atomic_write(run_dir / INFO_FILE, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
+
+
+def describe_machine() -> dict[str, Any]:
+    """``git``, ``versions`` and ``hardware``, as results are stated with them; None where unknown."""
+    return {"git": _or_none(_git_state), "versions": _or_none(_versions), "hardware": _or_none(_hardware)}
 
 
 def plain(value: Any) -> Any:

@@ -1,0 +1,198 @@
+"""Gather finished runs into something to commit: curves, a table and a plot, with their commands.
+
+python experiments/compare.py results/mujoco results/runs/mujoco/HalfCheetah-v5 results/runs/mujoco/Hopper-v5
+
+Writes into the first folder: `curves.csv` (every evaluation of every seed), `runs.json` (each run's command,
+commit, versions and hardware), `README.md` (the table) and one plot per task.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+# Python puts a script's folder first on sys.path, where mujoco.py would hide the package.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import tyro
+import yaml
+
+from rlzoo.errors import UserError
+from rlzoo.files import atomic_path, atomic_write
+from rlzoo.logger import METRICS_FILE
+from rlzoo.main import run_main
+from rlzoo.run import CONFIG_FILE, INFO_FILE
+
+# DSAC-T's paper counts a run's final return as the mean of its last tenth of evaluations.
+FINAL_SHARE = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run as read from its folder. `evaluations` maps a step to its eval/* values."""
+
+    folder: Path
+    task: str
+    agent: str
+    label: str
+    seed: int
+    info: dict[str, Any]
+    evaluations: dict[int, dict[str, float]]
+
+    def curve(self, tag: str) -> dict[int, float]:
+        """The values of one tag by step."""
+        return {step: values[tag] for step, values in self.evaluations.items() if tag in values}
+
+    def final(self, tag: str) -> float:
+        """The mean over the last tenth of the evaluations."""
+        values = list(self.curve(tag).values())
+        return statistics.mean(values[-max(1, round(FINAL_SHARE * len(values))) :])
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        UserError: if a file is missing or damaged.
+    """
+    try:
+        config = yaml.safe_load((folder / CONFIG_FILE).read_text())
+        info = json.loads((folder / INFO_FILE).read_text())
+        evaluations: dict[int, dict[str, float]] = defaultdict(dict)
+        with (folder / METRICS_FILE).open() as file:
+            for row in csv.DictReader(file):
+                if row["tag"].startswith("eval/"):
+                    evaluations[int(row["step"])][row["tag"]] = float(row["value"])
+        agent = config["agent_name"]
+        return Run(folder, config["task"], agent, agent, int(config["seed"]), info, dict(evaluations))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is not a complete run folder: {error}") from error
+
+
+def find_runs(folders: Iterable[Path]) -> list[Run]:
+    """All runs below the folders, by task, agent and seed; those without an evaluation are left out."""
+    found = sorted({path.parent for folder in folders for path in folder.rglob(INFO_FILE)})
+    runs = [run for run in map(read_run, found) if any(run.curve("eval/return"))]
+    if not runs:
+        raise UserError("no run with an evaluation below the given folders")
+    return sorted(runs, key=lambda run: (run.task, run.label, run.seed))
+
+
+def group(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Seeds of the same task and agent together."""
+    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.task, run.label].append(run)
+    return dict(groups)
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """`mean ± sample standard deviation`, the latter only with two seeds or more."""
+    mean = f"{statistics.mean(values):,.1f}"
+    return f"{mean} ± {statistics.stdev(values):,.1f}" if len(values) > 1 else mean
+
+
+def table(runs: list[Run]) -> str:
+    """The comparison in Markdown: final and best returns, mean and deviation over seeds."""
+    scored = any(run.curve("eval/normalized_score") for run in runs)
+    header = ["task", "agent", "seeds", "steps", "final return", "best evaluation"]
+    header += ["normalised score"] if scored else []
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    for (task, label), members in group(runs).items():
+        cells = [task, label, ", ".join(str(run.seed) for run in members)]
+        cells.append(f"{max(max(run.evaluations) for run in members):,}")
+        cells.append(mean_and_spread([run.final("eval/return") for run in members]))
+        cells.append(mean_and_spread([max(run.curve("eval/return").values()) for run in members]))
+        if scored:
+            known = [run for run in members if run.curve("eval/normalized_score")]
+            cells.append(
+                mean_and_spread([run.final("eval/normalized_score") for run in known]) if known else ""
+            )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def report(runs: list[Run], title: str) -> str:
+    """README.md: the table, and every command with its commit and hardware."""
+    lines = [f"# {title}", "", table(runs), ""]
+    lines += [
+        "Final return: mean of the last tenth of the evaluations. ±: standard deviation over seeds.",
+        "",
+    ]
+    lines += ["## Commands", ""]
+    for run in runs:
+        git = run.info.get("git") or {}
+        hardware = run.info.get("hardware") or {}
+        gpu = ", ".join(device["name"] for device in hardware.get("gpus") or [])
+        commit = str(git.get("commit"))[:12] + (" with uncommitted changes" if git.get("dirty") else "")
+        lines.append(f"- `{run.info.get('command')}`  ")
+        lines.append(
+            f"  commit {commit}; {gpu or hardware.get('cpu')}, {hardware.get('cores')} cores, "
+            f"{hardware.get('torch_threads')} threads; {run.info.get('started')}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def write_curves(runs: list[Run], path: Path) -> None:
+    """Every evaluation of every run as CSV: task,agent,seed,step,tag,value."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["task", "agent", "seed", "step", "tag", "value"])
+        for run in runs:
+            for step, values in run.evaluations.items():
+                writer.writerows(
+                    [run.task, run.label, run.seed, step, tag, repr(v)] for tag, v in values.items()
+                )
+
+
+def plot(task: str, runs: list[Run], path: Path) -> None:
+    """Learning curves of one task: each seed thin, the mean of each agent thick."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    for index, ((_, label), members) in enumerate(group(runs).items()):
+        color = f"C{index}"
+        curves = [run.curve("eval/return") for run in members]
+        for curve in curves:
+            axes.plot(list(curve), list(curve.values()), color=color, linewidth=0.7, alpha=0.5)
+        shared = sorted(set.intersection(*(set(curve) for curve in curves)))
+        means = [statistics.mean(curve[step] for curve in curves) for step in shared]
+        axes.plot(shared, means, color=color, linewidth=2, label=f"{label} ({len(members)} seeds)")
+    axes.set(title=task, xlabel="environment steps", ylabel="evaluation return")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main(output: tyro.conf.Positional[Path], runs: tyro.conf.Positional[tuple[Path, ...]]) -> int:
+    """Gather runs into curves, a table and plots.
+
+    Args:
+        output: folder to write to, e.g. results/mujoco.
+        runs: folders with runs in them.
+    """
+    found = find_runs(runs)
+    write_curves(found, output / "curves.csv")
+    folders = {f"{run.task}/{run.label}/s{run.seed}": run.info for run in found}
+    atomic_write(output / "runs.json", json.dumps(folders, indent=2) + "\n")
+    atomic_write(output / "README.md", report(found, output.name))
+    for task in sorted({run.task for run in found}):
+        plot(task, [run for run in found if run.task == task], output / f"{task}.png")
+    print(table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(lambda: tyro.cli(main))

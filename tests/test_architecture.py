@@ -1,0 +1,48 @@
+"""The import directions: rlzoo knows neither agents nor environments, they do not know each other."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FORBIDDEN = {
+    "rlzoo": {"algos", "envs", "experiments"},
+    "algos": {"envs", "experiments", "gymnasium", "mujoco"},
+    "envs": {"algos", "experiments"},
+}
+# Simulators, to be imported only when one of their tasks is asked for.
+SIMULATORS = {"mujoco", "gymnasium_robotics", "rlbench", "pyrep", "d4rl"}
+
+
+def imported(tree: ast.AST) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def files(package: str) -> list[Path]:
+    found = sorted((ROOT / package).rglob("*.py"))
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_packages_import_only_what_they_may(package: str) -> None:
+    for path in files(package):
+        wrong = imported(ast.parse(path.read_text())) & FORBIDDEN[package]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_simulators_are_not_imported_at_module_level(package: str) -> None:
+    for path in files(package):
+        body = ast.parse(path.read_text()).body
+        wrong = imported(
+            ast.Module(body=[n for n in body if isinstance(n, (ast.Import, ast.ImportFrom))], type_ignores=[])
+        )
+        assert not wrong & SIMULATORS, f"{path.relative_to(ROOT)} imports {sorted(wrong & SIMULATORS)}"

@@ -1,0 +1,284 @@
+"""The replay buffer against closed-form answers: every value says where it came from."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlzoo.errors import UserError
+from rlzoo.replay import FrameStacker, ReplayBuffer, concatenate
+from rlzoo.types import Batch, Episode, Spaces
+
+CPU = torch.device("cpu")
+STATES = Spaces(state_dim=2, action_dim=1)
+
+
+def make(
+    capacity: int = 64, lanes: int = 1, *, n_step: int = 1, discount: float = 0.5, spaces: Spaces = STATES
+) -> ReplayBuffer:
+    return ReplayBuffer(spaces, capacity=capacity, lanes=lanes, device=CPU, discount=discount, n_step=n_step)
+
+
+class Recorder:
+    """Plays scripted episodes into a buffer: state = (lane's episode number, time), reward = time + 1."""
+
+    def __init__(self, buffer: ReplayBuffer, lengths: list[list[int]], *, terminated: bool) -> None:
+        self.buffer, self.terminated = buffer, terminated
+        self.lengths = lengths  # [lane][episode] in steps
+        self.episode = [0] * len(lengths)
+        self.time = [0] * len(lengths)
+
+    def step(self) -> None:
+        lanes = range(len(self.lengths))
+        state = np.array([[100 * lane + self.episode[lane], self.time[lane]] for lane in lanes], np.float32)
+        length = [self.lengths[lane][self.episode[lane]] for lane in lanes]
+        final = np.array([self.time[lane] == length[lane] for lane in lanes])  # this step only resets
+        ends = np.array([self.time[lane] == length[lane] - 1 for lane in lanes])
+        reward = np.where(final, 0.0, np.array(self.time) + 1.0).astype(np.float32)
+        obs: dict[str, np.ndarray] = {"state": state}
+        if self.buffer.spaces.pixels is not None:
+            obs["pixels"] = state[:, 1].astype(np.uint8).reshape(-1, 1, 1, 1, 1)
+        self.buffer.add(obs, state[:, 1:], reward, ends & self.terminated, ends & (not self.terminated))
+        for lane in lanes:
+            self.episode[lane] += int(final[lane])
+            self.time[lane] = 0 if final[lane] else self.time[lane] + 1
+
+
+def everything(buffer: ReplayBuffer) -> Batch:
+    """Every transition that can be sampled, in time order."""
+    first = buffer._starts_end - len(buffer)
+    order = (torch.arange(len(buffer)) + first) % len(buffer._starts)
+    return buffer._gather(buffer._starts[order])
+
+
+def test_one_step_transitions_of_a_terminated_episode() -> None:
+    buffer = make()
+    recorder = Recorder(buffer, [[3, 9]], terminated=True)
+    for _ in range(6):  # three steps, the final observation, two steps of the next episode
+        recorder.step()
+    batch = everything(buffer)
+    # The newest step waits for its next observation.
+    assert batch.obs["state"].tolist() == [[0, 0], [0, 1], [0, 2], [1, 0]]
+    assert batch.next_obs["state"].tolist() == [[0, 1], [0, 2], [0, 3], [1, 1]]
+    assert batch.action[:, 0].tolist() == [0, 1, 2, 0]
+    assert batch.reward.tolist() == [1, 2, 3, 1]
+    assert batch.discount.tolist() == [0.5, 0.5, 0.0, 0.5]
+
+
+def test_a_timeout_bootstraps_from_the_final_observation() -> None:
+    buffer = make()
+    recorder = Recorder(buffer, [[3, 9]], terminated=False)
+    for _ in range(5):
+        recorder.step()
+    batch = everything(buffer)
+    assert batch.next_obs["state"].tolist() == [[0, 1], [0, 2], [0, 3]]
+    assert batch.discount.tolist() == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("terminated", [True, False])
+def test_n_step_returns_stop_at_the_episode_end_and_at_the_newest_row(terminated: bool) -> None:
+    buffer = make(n_step=3)
+    recorder = Recorder(buffer, [[4, 9]], terminated=terminated)
+    for _ in range(8):  # states 0..3, final 4, then 0, 1, 2 of the next episode
+        recorder.step()
+    batch = everything(buffer)
+    end = 0.0 if terminated else 1.0
+    assert batch.obs["state"][:, 1].tolist() == [0, 1, 2, 3, 0, 1]
+    assert batch.reward.tolist() == [
+        1 + 0.5 * 2 + 0.25 * 3,
+        2 + 0.5 * 3 + 0.25 * 4,
+        3 + 0.5 * 4,  # the episode ends here
+        4,
+        1 + 0.5 * 2,  # recorded up to the third observation
+        2,
+    ]
+    assert batch.discount.tolist() == [0.125, 0.125 * end, 0.25 * end, 0.5 * end, 0.25, 0.5]
+    assert batch.next_obs["state"].tolist() == [[0, 3], [0, 4], [0, 4], [0, 4], [1, 2], [1, 2]]
+
+
+def test_lanes_do_not_mix() -> None:
+    buffer = make(lanes=2, n_step=2)
+    recorder = Recorder(buffer, [[2, 9], [5, 9]], terminated=True)
+    for _ in range(6):
+        recorder.step()
+    batch = everything(buffer)
+    lane, next_lane = batch.obs["state"][:, 0] // 100, batch.next_obs["state"][:, 0] // 100
+    assert torch.equal(lane, next_lane)
+    assert batch.obs["state"][lane == 0].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert batch.obs["state"][lane == 1].tolist() == [[100, t] for t in range(5)]
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("n_step", [1, 4])
+def test_wrapping_keeps_exactly_the_newest_rows(lanes: int, n_step: int) -> None:
+    rows = 12
+    buffer = make(rows * lanes, lanes, n_step=n_step)
+    recorder = Recorder(buffer, [[5] * 40] * lanes, terminated=False)
+    for count in range(1, 100):
+        recorder.step()
+        batch = everything(buffer)
+        # Row r of a lane is the state at time r % 6 of episode r // 6; time 5 is a final observation.
+        newest = range(max(0, count - rows), count - 1)
+        expected = [[100 * lane + r // 6, r % 6] for r in newest if r % 6 != 5 for lane in range(lanes)]
+        assert batch.obs["state"].tolist() == expected
+        steps = batch.next_obs["state"][:, 1] - batch.obs["state"][:, 1]
+        assert torch.equal(batch.next_obs["state"][:, 0], batch.obs["state"][:, 0])
+        assert bool((steps >= 1).all() and (steps <= n_step).all())
+        time = batch.obs["state"][:, 1]
+        expected_reward = sum(
+            torch.where(k < steps, (time + k + 1) * 0.5**k, torch.zeros_like(time)) for k in range(n_step)
+        )
+        torch.testing.assert_close(batch.reward, expected_reward)
+        torch.testing.assert_close(batch.discount, 0.5**steps)
+
+
+def test_sampling_is_uniform_and_reproducible() -> None:
+    buffers = [make() for _ in range(2)]
+    for buffer in buffers:
+        recorder = Recorder(buffer, [[4, 4, 9]], terminated=True)
+        for _ in range(12):
+            recorder.step()
+    first, second = (buffer.sample(20_000) for buffer in buffers)
+    assert torch.equal(first.obs["state"], second.obs["state"])
+    _, counts = torch.unique(first.obs["state"], dim=0, return_counts=True)
+    assert len(counts) == len(buffers[0])
+    # Each is drawn 20,000 / 9 times, give or take five standard deviations.
+    mean = 20_000 / len(counts)
+    assert (counts - mean).abs().max() < 5 * mean**0.5
+
+
+def episode(number: int, length: int, *, terminated: bool = False) -> Episode:
+    time = np.arange(length + 1, dtype=np.float32)
+    return Episode(
+        obs={"state": np.stack((np.full(length + 1, number, np.float32), time), axis=1)},
+        action=time[:length, None],
+        reward=time[:length] + 1,
+        terminated=terminated,
+    )
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    lanes=st.integers(1, 4),
+    n_step=st.integers(1, 4),
+    before=st.integers(0, 2),
+)
+@settings(deadline=None, max_examples=60)
+def test_whole_episodes_become_exactly_their_transitions(
+    lengths: list[int], lanes: int, n_step: int, before: int
+) -> None:
+    buffer = make(200 * lanes, lanes, n_step=n_step)
+    episodes = [episode(i, length, terminated=i % 2 == 0) for i, length in enumerate(lengths)]
+    for _ in range(before):  # also when the ring has moved on already
+        buffer.add_episodes([episode(99, 3)] * lanes)
+    buffer.add_episodes(episodes)
+    batch = everything(buffer)
+    fresh = batch.obs["state"][:, 0] != 99
+    found = sorted(map(tuple, batch.obs["state"][fresh].tolist()))
+    assert found == sorted((i, t) for i, length in enumerate(lengths) for t in range(length))
+    time, number = batch.obs["state"][fresh, 1], batch.obs["state"][fresh, 0].long()
+    steps = torch.minimum(torch.tensor(lengths)[number] - time, torch.tensor(n_step))
+    assert torch.equal(batch.next_obs["state"][fresh, 1], time + steps)
+    ends = (time + steps == torch.tensor(lengths)[number]) & (number % 2 == 0)
+    torch.testing.assert_close(batch.discount[fresh], 0.5**steps * ~ends)
+
+
+def test_episodes_then_steps_then_wrap() -> None:
+    buffer = make(20)
+    buffer.add_episodes([episode(7, 6), episode(8, 6)])  # 14 rows
+    recorder = Recorder(buffer, [[50]], terminated=False)
+    for _ in range(10):  # 24 rows written: the first 4 are gone
+        recorder.step()
+    states = everything(buffer).obs["state"].tolist()
+    assert states == [[7, 4], [7, 5]] + [[8, t] for t in range(6)] + [[0, t] for t in range(9)]
+
+
+def test_episodes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(UserError, match="do not fit"):
+        make(10).add_episodes([episode(0, 10)])
+
+
+PIXELS = Spaces(state_dim=2, action_dim=1, pixels=(1, 3, 1, 1), frame_stack=3)
+
+
+def test_frame_stacks_repeat_the_first_frame_and_match_acting() -> None:
+    buffer = make(30, spaces=PIXELS)
+    recorder = Recorder(buffer, [[4, 20]], terminated=True)
+    for _ in range(9):
+        recorder.step()
+    batch = everything(buffer)
+    stacks = batch.obs["pixels"].reshape(len(buffer), 3).tolist()
+    assert stacks[:4] == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3]]
+    assert stacks[4:] == [[0, 0, 0], [0, 0, 1], [0, 1, 2]]
+    next_stacks = batch.next_obs["pixels"].reshape(len(buffer), 3).tolist()
+    assert next_stacks[:4] == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4]]
+    stacker = FrameStacker(PIXELS)
+    for time, expected in enumerate(stacks[:4]):
+        frame = np.full((1, 1, 1, 1, 1), time, np.uint8)
+        assert stacker({"pixels": frame}, np.array([time == 0]))["pixels"].reshape(3).tolist() == expected
+    fresh = stacker({"pixels": np.zeros((1, 1, 1, 1, 1), np.uint8)}, np.array([True]))
+    assert fresh["pixels"].reshape(3).tolist() == [0, 0, 0]
+
+
+def test_frame_stacks_never_reach_overwritten_rows() -> None:
+    buffer = make(10, spaces=PIXELS)
+    recorder = Recorder(buffer, [[200]], terminated=True)
+    for _ in range(57):
+        recorder.step()
+        batch = everything(buffer)
+        for state, stack in zip(batch.obs["state"], batch.obs["pixels"], strict=True):
+            time = int(state[1])
+            assert stack.reshape(3).tolist() == [max(0, time - 2), max(0, time - 1), time]
+
+
+def test_images_are_stored_once() -> None:
+    spaces = Spaces(state_dim=8, action_dim=8, pixels=(4, 24, 84, 84), frame_stack=8)
+    buffer = make(200, spaces=spaces)
+    images = 200 * 4 * 3 * 84 * 84
+    assert images < buffer.nbytes < 1.01 * images
+
+
+@pytest.mark.parametrize("spaces", [STATES, PIXELS], ids=["states", "pixels"])
+def test_state_dict_continues_exactly(spaces: Spaces) -> None:
+    def play(buffer: ReplayBuffer, steps: int, recorder: Recorder | None = None) -> Recorder:
+        recorder = recorder or Recorder(buffer, [[4] * 99, [6] * 99], terminated=True)
+        recorder.buffer = buffer
+        for _ in range(steps):
+            recorder.step()
+        return recorder
+
+    straight, original, resumed = (make(40, 2, n_step=2, spaces=spaces) for _ in range(3))
+    play(straight, 80)
+    straight.sample(5)
+    recorder = play(original, 33)
+    original.sample(5)
+    resumed.load_state_dict(original.state_dict())
+    play(resumed, 47, recorder)
+    one, other = straight.sample(64), resumed.sample(64)
+    assert torch.equal(one.obs["state"], other.obs["state"])
+    assert torch.equal(one.reward, other.reward)
+    assert torch.equal(one.next_obs["state"], other.next_obs["state"])
+    if spaces.pixels is not None:
+        assert torch.equal(one.obs["pixels"], other.obs["pixels"])
+
+
+def test_state_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected"):
+        make(40).load_state_dict(make(50).state_dict())
+
+
+def test_too_small_and_too_large_buffers_are_refused() -> None:
+    with pytest.raises(UserError, match="too small"):
+        make(3, 2)
+    with pytest.raises(UserError, match="buffer-capacity"):
+        make(2**45)
+
+
+def test_demonstrations_keep_their_share_of_a_batch() -> None:
+    replay, demos = make(), ReplayBuffer(STATES, capacity=20, lanes=1, device=CPU, discount=0.5, is_demo=True)
+    replay.add_episodes([episode(1, 8)])
+    demos.add_episodes([episode(2, 8)])
+    batch = concatenate(demos.sample(3), replay.sample(5))
+    assert batch.is_demo.tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+    assert batch.obs["state"][:, 0].tolist() == [2, 2, 2, 1, 1, 1, 1, 1]

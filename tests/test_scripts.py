@@ -1,0 +1,172 @@
+"""The commands a user types, for about a hundred steps each."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from envs import mujoco_env
+from experiments.common import Benchmark, default_experiment, main
+from experiments.presets import AGENTS, MUJOCO_TASKS
+from rlzoo.checkpoint import load_checkpoint
+from rlzoo.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARK = Benchmark(
+    name="mujoco",
+    default_task="HalfCheetah-v5",
+    make=lambda task, num_envs, processes, render: mujoco_env.make(
+        task, num_envs, processes=processes, render=render
+    ),
+    preset=lambda agent, task: {},
+)
+SHORT = ["--num-envs", "4", "--warmup-steps", "40", "--utd", "0.25", "--batch-size", "16"]
+SHORT += ["--buffer-capacity", "4000", "--eval-every", "60", "--eval-episodes", "2", "--log-every", "20"]
+SHORT += ["--agent.hidden", "16", "16", "--threads", "1", "--device", "cpu"]
+
+
+def run_in_process(agent: str, runs_dir: Path, *flags: str, task: str = "Reacher-v5") -> Path:
+    """Train and return the run folder."""
+    before = set(runs_dir.rglob("run.json"))
+    assert main(BENCHMARK, [agent, "--task", task, *SHORT, "--runs-dir", str(runs_dir), *flags]) == 0
+    (new,) = set(runs_dir.rglob("run.json")) - before
+    return new.parent
+
+
+def rows(run_dir: Path) -> list[tuple[str, str, str]]:
+    with (run_dir / "metrics.csv").open() as file:
+        found = [(row["step"], row["tag"], row["value"]) for row in csv.DictReader(file)]
+    return [row for row in found if not row[1].startswith("time/")]
+
+
+def script(*arguments: str, **kwargs: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "experiments/mujoco.py", *arguments],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "COLUMNS": "200"}, **kwargs,  # type: ignore[call-overload]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+def test_every_agent_trains_and_leaves_a_complete_run_folder(agent: str, tmp_path: Path) -> None:
+    run_dir = run_in_process(agent, tmp_path, "--steps", "240")
+    assert run_dir.parent == tmp_path / "mujoco" / "Reacher-v5" / agent
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert config["agent_name"] == agent
+    assert config["agent"]["hidden"] == [16, 16]
+    info = json.loads((run_dir / "run.json").read_text())
+    assert {"command", "git", "versions", "hardware"} <= set(info)
+    tags = {tag for _, tag, _ in rows(run_dir)}
+    assert {"eval/return", "eval/return_std", "train/episode_return", "train/episode_length"} <= tags
+    assert any(tag.startswith("loss/") for tag in tags)
+    events = EventAccumulator(str(run_dir)).Reload()
+    assert tags <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("eval/return")] == [60, 120, 180, 240]
+    assert load_checkpoint(run_dir / "checkpoints" / "best.pt")["agent_name"] == agent
+
+
+@pytest.mark.parametrize("agent", ["dsac-t", "sac"])
+def test_resume_continues_exactly(agent: str, tmp_path: Path) -> None:
+    """2N steps, and N (in the middle of Reacher's 50-step episodes) then N more: equal to the bit."""
+    straight = run_in_process(agent, tmp_path / "a", "--steps", "240")
+    resumed = run_in_process(agent, tmp_path / "b", "--steps", "120")
+    torch.manual_seed(1)
+    assert main(BENCHMARK, ["--resume", str(resumed), "--steps", "240"]) == 0
+    # Nor may a summary at the shorter run's end differ, but for its own best so far.
+    ignored = {"eval/best_return"}
+    assert [r for r in rows(resumed) if r[1] not in ignored] == [
+        r for r in rows(straight) if r[1] not in ignored
+    ]
+    states = [load_checkpoint(d / "checkpoints" / "latest.pt")["trainer"] for d in (straight, resumed)]
+    one, other = (state["agent"] for state in states)
+    for key, value in one.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, other[key]), key
+    assert torch.equal(states[0]["replay"]["fields"]["state"], states[1]["replay"]["fields"]["state"])
+    assert len(json.loads((resumed / "run.json").read_text())["sessions"]) == 2
+
+
+def test_sigterm_writes_a_checkpoint_and_resume_continues(tmp_path: Path) -> None:
+    flags = ["--task", "HalfCheetah-v5", *SHORT, "--runs-dir", str(tmp_path), "--steps", "1000000"]
+    process = script("sac", *flags, "--eval-every", "1000000")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        files = list(tmp_path.rglob("metrics.csv"))
+        if files and files[0].stat().st_size > 200:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "--resume" in output
+    (run_dir,) = [path.parent for path in tmp_path.rglob("run.json")]
+    stopped_at = load_checkpoint(run_dir / "checkpoints" / "latest.pt")["trainer"]["counters"]["env_steps"]
+    assert main(BENCHMARK, ["--resume", str(run_dir), "--steps", str(stopped_at + 40)]) == 0
+    steps = [int(step) for step, tag, _ in rows(run_dir) if tag == "value/q"]
+    assert steps == sorted(set(steps))
+    assert steps[-1] > stopped_at
+
+
+def test_the_script_itself_and_its_mistakes(tmp_path: Path) -> None:
+    """One line and a non-zero code each."""
+    cases = {
+        ("sac", "--task", "HalfChetah-v5"): "HalfCheetah-v5",
+        ("sac", "--task", "CartPole-v1"): "Discrete",
+        ("sac", "--device", "cuda:99"): "cuda:99",
+        ("sac", "--utd", "-1"): "--utd",
+        ("sac", "--buffer-capacity", "1"): "too small",
+        ("--resume", str(tmp_path / "nowhere")): "not a run folder",
+        ("sac", "--runs-dir", "pyproject.toml"): "pyproject.toml",
+    }
+    processes = {arguments: script(*arguments) for arguments in cases}
+    for arguments, process in processes.items():
+        try:
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+        assert process.returncode != 0, arguments
+        assert "Traceback" not in errors, errors
+        assert errors.startswith("error: "), errors
+        assert len(errors.splitlines()) == 1, errors
+        assert cases[arguments] in errors, errors
+
+
+def test_help_shows_the_defaults_of_the_chosen_task() -> None:
+    process = script("td3", "--task", "Ant-v5", "--help")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "(default: Ant-v5)" in output
+    assert "10000" in output[output.index("--warmup-steps") :][:200]
+    assert "--agent.target-noise-clip" in output
+
+
+def test_unknown_flags_are_refused_with_a_suggestion() -> None:
+    process = script("sac", "--agent.hiden", "16")
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "--agent.hidden" in output + errors
+
+
+@pytest.mark.parametrize("task", sorted(MUJOCO_TASKS))
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+def test_presets_name_existing_settings(agent: str, task: str) -> None:
+    preset = MUJOCO_TASKS[task].preset.get(agent, {})
+    benchmark = Benchmark("mujoco", task, BENCHMARK.make, lambda agent, task: preset)
+    experiment = default_experiment(benchmark, agent, task)
+    for name, value in {**AGENTS[agent].preset, **preset}.items():
+        assert getattr(experiment.train, name) == value
+
+
+def test_a_checkpoint_of_another_network_is_one_clear_error(tmp_path: Path) -> None:
+    run_dir = run_in_process("sac", tmp_path, "--steps", "80")
+    with pytest.raises(UserError, match="does not fit this run"):
+        main(BENCHMARK, ["--resume", str(run_dir), "--agent.hidden", "8"])
