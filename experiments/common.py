@@ -16,16 +16,17 @@ import tyro
 import yaml
 from rich.console import Console
 
+from experiments.data import Data, DataConfig, make_buffers, prepare
 from experiments.presets import AGENTS
 from rlzoo.checkpoint import load_checkpoint
 from rlzoo.errors import UserError
 from rlzoo.logger import Logger
 from rlzoo.main import StopSignal, resolve_device
+from rlzoo.normalize import ObservationScaling, StandardizedTask
 from rlzoo.progress import Progress, evaluation_table, tensorboard_hint
-from rlzoo.replay import ReplayBuffer
 from rlzoo.run import CONFIG_FILE, create_run_dir, flatten_config, plain, write_run_info
 from rlzoo.train import CHECKPOINT, TrainConfig, Trainer
-from rlzoo.types import VectorTask
+from rlzoo.types import Episode, VectorTask
 
 Config = TypeVar("Config")
 
@@ -40,6 +41,8 @@ class Experiment(Generic[Config]):
     """Hyperparameters of the agent."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")]
     """Settings of the training loop."""
+    data: Annotated[DataConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=DataConfig)
+    """Recorded data to learn from."""
     seed: int = 1
     """Decides everything random in the run."""
     device: str = "auto"
@@ -61,6 +64,7 @@ class Benchmark:
         default_task: trained on when no task is named.
         make: (task, num_envs, processes, render) -> the task's copies; imports the simulator.
         preset: (agent, task) -> settings by flag name, over the agent's own.
+        load_data: (task, --dataset, the task's copies) -> episodes, None where there are none.
         normalized_score: (task) -> function of a mean return, or None for a task without such a score.
         remark: (task) -> a line under the final table, such as the paper's result.
     """
@@ -69,6 +73,9 @@ class Benchmark:
     default_task: str
     make: Callable[[str, int, bool, bool], VectorTask]
     preset: Callable[[str, str], dict[str, Any]]
+    load_data: Callable[[str, str | None, VectorTask], list[Episode] | None] = lambda task, given, copies: (
+        None
+    )
     normalized_score: Callable[[str], Callable[[float], float] | None] = lambda task: None
     remark: Callable[[str], str] = lambda task: ""
 
@@ -115,9 +122,16 @@ def default_experiment(benchmark: Benchmark, agent: str, task: str) -> Experimen
     """The preset of `agent` on `task`."""
     entry = AGENTS[agent]
     settings = {**entry.preset, **benchmark.preset(agent, task)}
-    agent_settings = {key[6:]: value for key, value in settings.items() if key.startswith("agent.")}
-    train_settings = {key: value for key, value in settings.items() if not key.startswith("agent.")}
-    return Experiment(task=task, agent=entry.config(**agent_settings), train=TrainConfig(**train_settings))
+    groups: dict[str, dict[str, Any]] = {"agent": {}, "data": {}, "train": {}}
+    for key, value in settings.items():
+        group, _, name = key.rpartition(".")
+        groups[group or "train"][name] = value
+    return Experiment(
+        task=task,
+        agent=entry.config(**groups["agent"]),
+        train=TrainConfig(**groups["train"]),
+        data=DataConfig(**groups["data"]),
+    )
 
 
 def _load_experiment(run_dir: Path, arguments: list[str]) -> tuple[str, Experiment[Any]]:
@@ -130,6 +144,7 @@ def _load_experiment(run_dir: Path, arguments: list[str]) -> tuple[str, Experime
             **config,
             "agent": pydantic.TypeAdapter(AGENTS[name].config).validate_python(config["agent"]),
             "train": pydantic.TypeAdapter(TrainConfig).validate_python(config["train"]),
+            "data": pydantic.TypeAdapter(DataConfig).validate_python(config["data"]),
             "runs_dir": Path(config["runs_dir"]),
         }
         default: Experiment[Any] = Experiment(**fields)
@@ -157,11 +172,10 @@ def run(benchmark: Benchmark, name: str, experiment: Experiment[Any], resume: Pa
         if experiment.threads < 1:
             raise UserError(f"--threads is {experiment.threads}, expected at least 1")
         torch.set_num_threads(experiment.threads)
+    checkpoint = None if resume is None else load_checkpoint(resume / "checkpoints" / CHECKPOINT)
     with ExitStack() as stack:
-        trainer = _build(benchmark, name, experiment, device, stack)
-        if resume is not None:
-            trainer.load_state_dict(load_checkpoint(resume / "checkpoints" / CHECKPOINT)["trainer"])
         stop = stack.enter_context(StopSignal())
+        trainer = _build(benchmark, name, experiment, device, checkpoint, stack)
         run_dir = resume or create_run_dir(
             experiment.runs_dir, benchmark.name, experiment.task, name, experiment.seed
         )
@@ -170,25 +184,27 @@ def run(benchmark: Benchmark, name: str, experiment: Experiment[Any], resume: Pa
 
 
 def _build(
-    benchmark: Benchmark, name: str, experiment: Experiment[Any], device: torch.device, stack: ExitStack
+    benchmark: Benchmark,
+    name: str,
+    experiment: Experiment[Any],
+    device: torch.device,
+    checkpoint: dict[str, Any] | None,
+    stack: ExitStack,
 ) -> Trainer:
-    config = experiment.train
+    config = loop_settings(experiment)
     task = benchmark.make(experiment.task, config.num_envs, config.processes, False)
     stack.callback(task.close)
     eval_task = benchmark.make(experiment.task, config.eval_episodes, False, experiment.video)
     stack.callback(eval_task.close)
+    score = benchmark.normalized_score(experiment.task)
+    data = _data(benchmark, experiment, task, score, checkpoint)
+    if data.scaling is not None:
+        task, eval_task = StandardizedTask(task, data.scaling), StandardizedTask(eval_task, data.scaling)
     torch.manual_seed(experiment.seed)
     agent = AGENTS[name].make(task.spaces, experiment.agent, device)
-    replay = ReplayBuffer(
-        task.spaces,
-        capacity=config.buffer_capacity,
-        lanes=config.num_envs,
-        device=device,
-        discount=config.discount,
-        n_step=config.n_step,
-        seed=experiment.seed,
-    )
-    return Trainer(
+    saved = None if checkpoint is None else checkpoint["trainer"]
+    replay, demos = make_buffers(task.spaces, data, config, device=device, seed=experiment.seed, saved=saved)
+    trainer = Trainer(
         agent,
         task,
         eval_task,
@@ -196,10 +212,46 @@ def _build(
         config,
         device=device,
         seed=experiment.seed,
-        normalized_score=benchmark.normalized_score(experiment.task),
-        metadata={"agent_name": name, "task": experiment.task, "agent_config": plain(experiment.agent)},
+        demos=demos,
+        normalized_score=score,
+        metadata={
+            "agent_name": name,
+            "task": experiment.task,
+            "agent_config": plain(experiment.agent),
+            "scaling": None if data.scaling is None else data.scaling.state_dict(),
+        },
         film=experiment.video,
     )
+    if saved is not None:
+        trainer.load_state_dict(saved)
+    return trainer
+
+
+def loop_settings(experiment: Experiment[Any]) -> TrainConfig:
+    """The loop's settings, with --offline carried out."""
+    config = experiment.train
+    if experiment.data.offline:
+        return dataclasses.replace(config, offline_steps=config.steps, steps=0)
+    return config
+
+
+def _data(
+    benchmark: Benchmark,
+    experiment: Experiment[Any],
+    task: VectorTask,
+    score: Callable[[float], float] | None,
+    checkpoint: dict[str, Any] | None,
+) -> Data:
+    """The run's data; a resumed run has it in its checkpoint already, but for the scaling of observations."""
+    if checkpoint is not None:
+        saved = checkpoint.get("scaling")
+        return Data(scaling=None if saved is None else ObservationScaling.from_state(saved))
+    episodes = benchmark.load_data(experiment.task, experiment.data.dataset, task)
+    if episodes is None:
+        if loop_settings(experiment).offline_steps:
+            raise UserError("offline training needs data: give --dataset FILE")
+        return Data()
+    return prepare(episodes, experiment.data, seed=experiment.seed, normalized_score=score, note=print)
 
 
 def _train(
@@ -215,7 +267,7 @@ def _train(
     counters = trainer.counters
     config = {"agent_name": name, **plain(experiment)}
     write_run_info(run_dir, arguments=sys.argv, config=config, step=counters.step)
-    total = experiment.train.offline_steps + experiment.train.steps
+    total = trainer.config.offline_steps + trainer.config.steps
     with (
         Logger(run_dir, resume_step=counters.step if resumed else None) as logger,
         Progress(

@@ -1,6 +1,6 @@
 """Which agents there are, and the settings each task starts from: data, each with its source.
 
-A preset is a dict of flag names as typed on the command line (`steps`, `agent.hidden`) to values. The
+A preset is a dict of names of settings (`steps`, `agent.hidden`, `data.demo_ratio`) to values. The
 agent's come first, then the task's, then those of the agent on that task; flags given by hand win over all.
 """
 
@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from algos.arsq import ARSQ, ARSQConfig
+from algos.bc import BC, BCConfig
+from algos.cqn import CQN, CQNConfig
 from algos.dsac_t import DSACT, DSACTConfig
 from algos.sac import SAC, SACConfig
 from algos.td3 import TD3, TD3Config
@@ -32,13 +35,44 @@ class AgentEntry:
     preset: dict[str, Any] = field(default_factory=dict)
 
 
+# ARSQ's D4RL experiments (arXiv 2502.00288 and its code), also for the baselines compared with there: one
+# environment, one update per step from the first step on, 256 rows of demonstrations and 256 of replay.
+_WITH_DEMONSTRATIONS = {
+    "steps": 500_000,
+    "num_envs": 1,
+    "utd": 1.0,
+    "batch_size": 512,
+    "demo_fraction": 0.5,
+    "warmup_steps": 0,
+    "eval_every": 10_000,
+}
+
 AGENTS: dict[str, AgentEntry] = {
+    "arsq": AgentEntry(
+        ARSQ,
+        ARSQConfig,
+        "Auto-Regressive Soft Q-learning (arXiv 2502.00288)",
+        {**_WITH_DEMONSTRATIONS},
+    ),
+    "cqn": AgentEntry(
+        CQN,
+        CQNConfig,
+        "Coarse-to-fine Q-Network (arXiv 2407.07787)",
+        {**_WITH_DEMONSTRATIONS},
+    ),
+    "bc": AgentEntry(
+        BC,
+        BCConfig,
+        "Behavioural cloning, tanh-Gaussian or ARSQ's categorical",
+        # It learns from demonstrations alone.
+        {**_WITH_DEMONSTRATIONS, "batch_size": 256, "demo_fraction": 1.0},
+    ),
     "dsac-t": AgentEntry(
         DSACT,
         DSACTConfig,
         "Distributional Soft Actor-Critic with Three refinements (arXiv 2310.05858)",
-        # The paper's hyperparameters and the authors' code: 1.5 M iterations of 20 environment steps and one update each,
-        # evaluated every 2,500 iterations.
+        # The paper's hyperparameters and the authors' code: 1.5 M iterations of 20 environment steps and
+        # one update each, evaluated every 2,500 iterations.
         {
             "steps": 30_000_000,
             "num_envs": 20,
@@ -103,3 +137,52 @@ MUJOCO_TASKS: dict[str, MujocoTask] = {
     "Reacher-v5": MujocoTask(-5, {**_SAC_SHORT}),
     "InvertedDoublePendulum-v5": MujocoTask(9360, {**_SAC_SHORT}),
 }
+
+
+def _arsq(
+    levels: int, bins: int, temperature: float, loss: str, weight: float, floor: float
+) -> dict[str, Any]:
+    """ARSQ's settings for one D4RL task.
+
+    `margin` with `weight` per row of the reference's batch of 512: its loss sums over the whole batch,
+    demonstrations or not, where ours averages.
+    """
+    rows, weight = ("all", weight * 512) if loss == "margin" else ("demos", weight)
+    return {
+        "agent.levels": levels,
+        "agent.bins": bins,
+        "agent.temperature": temperature,
+        "agent.demo_loss": loss,
+        "agent.demo_rows": rows,
+        "agent.demo_weight": weight,
+        "agent.demo_floor": floor,
+    }
+
+
+# The settings of ARSQ's public code for D4RL; the defaults of ARSQConfig are its settings elsewhere.
+ARSQ_D4RL: dict[str, dict[str, Any]] = {
+    "halfcheetah-medium": _arsq(1, 41, 0.01, "cql", 1.0, -1.0),
+    "halfcheetah-medium-replay": _arsq(1, 41, 0.01, "margin", 0.1, -1.0),
+    "halfcheetah-medium-expert": _arsq(1, 41, 0.01, "margin", 0.1, -1.0),
+    "hopper-medium": _arsq(2, 7, 0.01, "cql", 0.5, -1.0),
+    "hopper-medium-replay": _arsq(2, 7, 0.01, "margin", 0.03, 1.0),
+    "hopper-medium-expert": _arsq(2, 7, 0.01, "cql", 2.0, -1.0),
+    "walker2d-medium": _arsq(1, 41, 0.01, "cql", 10.0, 0.0),
+    "walker2d-medium-replay": _arsq(1, 41, 0.01, "margin", 0.1, -1.0),
+    "walker2d-medium-expert": _arsq(1, 41, 0.01, "cql", 10.0, 0.0),
+}
+
+# Agents without a demonstration loss take half of each batch from the demonstrations on D4RL, from the first
+# step on, and one environment, so that curves are comparable step by step.
+_D4RL_OFF_POLICY = {"steps": 500_000, "num_envs": 1, "utd": 1.0, "warmup_steps": 0, "eval_every": 10_000}
+
+
+def d4rl_preset(agent: str, task: str) -> dict[str, Any]:
+    """Settings of `agent` on a D4RL task, over the agent's own."""
+    if agent == "arsq":
+        name, _, _version = task.rpartition("-v")
+        return ARSQ_D4RL.get(name, {})
+    if agent == "cqn" and task.startswith("halfcheetah"):
+        # Ours: the discounted return of an expert is about 1,100 here, beyond the default atoms.
+        return {"agent.v_max": 1_500.0}
+    return _D4RL_OFF_POLICY if agent in ("dsac-t", "sac", "td3") else {}

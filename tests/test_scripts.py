@@ -9,16 +9,23 @@ import sys
 import time
 from pathlib import Path
 
+import imageio.v2 as imageio
+import numpy as np
 import pytest
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from envs import mujoco_env
+from envs import d4rl_env, mujoco_env
+from envs.d4rl_tasks import normalized_score
+from envs.rendering import rendering_backend
 from experiments.common import Benchmark, default_experiment, main
-from experiments.presets import AGENTS, MUJOCO_TASKS
+from experiments.presets import AGENTS, MUJOCO_TASKS, d4rl_preset
 from rlzoo.checkpoint import load_checkpoint
+from rlzoo.demo_writers import write_d4rl
+from rlzoo.demos import load_episodes
 from rlzoo.errors import UserError
+from rlzoo.types import Episode
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARK = Benchmark(
@@ -140,6 +147,18 @@ def test_the_script_itself_and_its_mistakes(tmp_path: Path) -> None:
         assert cases[arguments] in errors, errors
 
 
+def test_an_evaluation_is_filmed(tmp_path: Path) -> None:
+    try:
+        rendering_backend()
+    except UserError as error:
+        pytest.skip(str(error))
+    run_dir = run_in_process("sac", tmp_path, "--steps", "60", "--video")
+    (video,) = (run_dir / "videos").iterdir()
+    assert video.name == "step-60.mp4"
+    with imageio.get_reader(video) as frames:
+        assert frames.count_frames() == 51  # Reacher's 50 steps and the first frame
+
+
 def test_help_shows_the_defaults_of_the_chosen_task() -> None:
     process = script("td3", "--task", "Ant-v5", "--help")
     output, _ = process.communicate(timeout=60)
@@ -170,3 +189,85 @@ def test_a_checkpoint_of_another_network_is_one_clear_error(tmp_path: Path) -> N
     run_dir = run_in_process("sac", tmp_path, "--steps", "80")
     with pytest.raises(UserError, match="does not fit this run"):
         main(BENCHMARK, ["--resume", str(run_dir), "--agent.hidden", "8"])
+
+
+D4RL = Benchmark(
+    name="d4rl",
+    default_task="hopper-medium-v2",
+    make=lambda task, num_envs, processes, render: d4rl_env.make(task, num_envs, processes=processes),
+    preset=d4rl_preset,
+    load_data=lambda task, given, copies: load_episodes(given or "", state_dim=11, action_dim=3),
+    normalized_score=lambda task: lambda value: float(normalized_score(task, value)),
+)
+
+
+@pytest.fixture
+def hopper_data(tmp_path: Path) -> Path:
+    """Twelve random episodes in D4RL's layout."""
+    random = np.random.default_rng(0)
+    episodes = [
+        Episode(
+            {"state": random.normal(3, 2, (length + 1, 11)).astype(np.float32)},
+            random.uniform(-1, 1, (length, 3)).astype(np.float32),
+            random.normal(size=length).astype(np.float32),
+            terminated=bool(length % 2),
+        )
+        for length in range(15, 27)
+    ]
+    path = tmp_path / "hopper.hdf5"
+    write_d4rl(path, episodes, {})
+    return path
+
+
+def run_d4rl(agent: str, runs_dir: Path, data: Path, *flags: str) -> Path:
+    arguments = [agent, "--task", "hopper-medium-v2", "--dataset", str(data), "--runs-dir", str(runs_dir)]
+    arguments += [
+        "--batch-size",
+        "16",
+        "--buffer-capacity",
+        "2000",
+        "--eval-every",
+        "40",
+        "--log-every",
+        "20",
+    ]
+    arguments += ["--eval-episodes", "2", "--agent.hidden", "16", "16", "--threads", "1", "--device", "cpu"]
+    before = set(runs_dir.rglob("run.json"))
+    assert main(D4RL, [*arguments, *flags]) == 0
+    (new,) = set(runs_dir.rglob("run.json")) - before
+    return new.parent
+
+
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+@pytest.mark.parametrize("mode", ["online", "offline", "offline then online"])
+def test_every_agent_learns_from_a_dataset(agent: str, mode: str, hopper_data: Path, tmp_path: Path) -> None:
+    flags = {
+        "online": ["--steps", "40"],
+        "offline": ["--offline", "--steps", "40"],
+        "offline then online": ["--offline-steps", "20", "--steps", "20"],
+    }[mode]
+    run_dir = run_d4rl(agent, tmp_path, hopper_data, *flags, "--demo-ratio", "50", "--demo-percentile", "100")
+    values = {tag: float(value) for step, tag, value in rows(run_dir) if step == "40"}
+    assert {"eval/return", "eval/normalized_score"} <= set(values)
+    checkpoint = load_checkpoint(run_dir / "checkpoints" / "latest.pt")
+    counters = checkpoint["trainer"]["counters"]
+    online = {"online": 40, "offline": 0, "offline then online": 20}[mode]
+    assert (counters["env_steps"], counters["offline_updates"]) == (online, 40 - online)
+    assert abs(checkpoint["scaling"]["mean"].mean() - 3) < 0.3
+    states = checkpoint["trainer"]["demos"]["fields"]["state"]
+    assert states.mean().abs() < 0.2
+    assert abs(states.std() - 1) < 0.2
+
+
+def test_a_run_with_data_resumes_exactly_without_the_data(hopper_data: Path, tmp_path: Path) -> None:
+    straight = run_d4rl("arsq", tmp_path / "a", hopper_data, "--steps", "80")
+    resumed = run_d4rl("arsq", tmp_path / "b", hopper_data, "--steps", "40")
+    hopper_data.unlink()
+    assert main(D4RL, ["--resume", str(resumed), "--steps", "80"]) == 0
+    assert [r for r in rows(resumed) if r[1] != "eval/best_return"] == [
+        r for r in rows(straight) if r[1] != "eval/best_return"
+    ]
+    one, other = (load_checkpoint(d / "checkpoints" / "latest.pt")["trainer"] for d in (straight, resumed))
+    for key, value in one["agent"].items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, other["agent"][key]), key

@@ -1,0 +1,61 @@
+"""Train an agent on a D4RL task: online with demonstrations, offline, or offline first.
+
+python experiments/d4rl.py arsq --task hopper-medium-replay-v2
+python experiments/d4rl.py bc --task hopper-expert-v2 --offline --steps 100000
+python experiments/d4rl.py dsac-t --task hopper-medium-v2 --offline-steps 50000 --steps 200000
+python experiments/d4rl.py cqn --task hopper-medium-v2 --dataset my_data.hdf5
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Python puts a script's folder first on sys.path, where this file would hide the package `d4rl`.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from envs import d4rl_data, d4rl_env, d4rl_tasks
+from experiments.common import Benchmark, main
+from experiments.presets import d4rl_preset
+from rlzoo.demos import load_episodes
+from rlzoo.main import run_main
+from rlzoo.types import Episode, VectorTask
+
+
+def _make(task: str, num_envs: int, processes: bool, render: bool) -> VectorTask:
+    return d4rl_env.make(task, num_envs, processes=processes, render=render)
+
+
+def _load(task: str, given: str | None, copies: VectorTask) -> list[Episode]:
+    row = d4rl_tasks.find(task)
+    return load_episodes(
+        d4rl_data.find_dataset(task, given),
+        state_dim=copies.spaces.state_dim,
+        action_dim=copies.spaces.action_dim,
+        max_episode_steps=row.max_episode_steps,
+        flatten_obs=d4rl_env.flatten_obs(task),
+    )
+
+
+def _preset(agent: str, task: str) -> dict[str, Any]:
+    d4rl_tasks.find(task)  # an unknown task is refused before any help is shown for it
+    return d4rl_preset(agent, task)
+
+
+def _score(task: str) -> Callable[[float], float]:
+    return lambda mean_return: float(d4rl_tasks.normalized_score(task, mean_return))
+
+
+BENCHMARK = Benchmark(
+    name="d4rl",
+    default_task="hopper-medium-v2",
+    make=_make,
+    preset=_preset,
+    load_data=_load,
+    normalized_score=_score,
+)
+
+if __name__ == "__main__":
+    run_main(lambda: main(BENCHMARK))
