@@ -73,4 +73,4 @@ class Binning:
 
     def center(self, index: Tensor, level: int) -> Tensor:
         """The centre of interval `index` after `level` cuts: index 0 of level 0 is [-1, 1] with centre 0."""
-        return (2 * index + 1) / self.bins**level - 1
+        return torch.div(2 * index + 1, self.bins**level) - 1

@@ -1,0 +1,363 @@
+"""ARSQ: Auto-Regressive Soft Q-learning.
+
+Liu et al., "Learning from Suboptimal Data in Continuous Control via Auto-Regressive Soft Q-Network",
+arXiv 2502.00288 (ICML 2025). Soft Q-learning over discrete codes of continuous actions, with no actor:
+Q(s, a) = V(s) + sum_t A_t(s, a_<t, a_t), position by position. `ARSQ.md` lists every deviation from the paper
+and from the authors' code.
+
+Shapes: B rows, D action dimensions, L levels, N bins, T = L * D positions, E = 2 twins, H hidden units.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from algos.binning import Binning
+from rlzoo.agent import Agent, Update
+from rlzoo.errors import UserError
+from rlzoo.networks import ACTIVATIONS, Activation, EnsembleMLP, frozen_copy, polyak_update
+from rlzoo.types import Batch, Spaces
+
+
+@dataclass(frozen=True)
+class AutoregressiveConfig:
+    """How an action becomes a sequence of codes, and the network that scores them one by one."""
+
+    levels: int = 1
+    """L: how often an interval of an action dimension is cut into `bins` parts; resolution 2 / N^L."""
+    bins: int = 41
+    """N: the number of parts of each cut."""
+    temperature: float = 0.1
+    """alpha: A_t = alpha * log_softmax(logits_t / alpha), so pi(a_t | s, a_<t) = exp(A_t / alpha)."""
+    order: Literal["level", "dimension"] = "level"
+    """Which codes come first: every dimension's coarse code before any fine one (position l * D + d), or all
+    codes of a dimension before the next dimension's (ablation of the paper)."""
+    autoregressive: bool = True
+    """False: every position sees the prefix as it stood at the start of its level (ablation of the paper)."""
+    trunk: Literal["shared", "separate"] = "shared"
+    """One trunk with a head per position, or a network of its own for every position (ablation)."""
+    hidden: tuple[int, ...] = (512, 512, 512)
+    """Widths of the hidden layers of every network."""
+    activation: Activation = "tanh"
+    """After every hidden layer."""
+
+    def __post_init__(self) -> None:
+        if self.order == "dimension" and not self.autoregressive:
+            raise UserError("autoregressive=False needs order='level': only there do levels have a start")
+        if not self.hidden:
+            raise UserError("hidden is empty: the prefix enters through a hidden layer, so give at least one")
+        if self.temperature <= 0:
+            raise UserError(f"temperature must be positive, not {self.temperature}")
+
+
+@dataclass(frozen=True)
+class ARSQConfig(AutoregressiveConfig):
+    """Hyperparameters of ARSQ; the defaults are the authors' for D4RL tasks without values of their own."""
+
+    demo_loss: Literal["cql", "margin"] = "cql"
+    """Per position, with a_t the code of the data: `cql` is clamp(logsumexp_{k != a_t} A_t[k] - A_t[a_t],
+    min=demo_floor), `margin` the mean over k != a_t of clamp(A_t[k] - A_t[a_t], min=demo_floor)."""
+    demo_rows: Literal["demos", "all"] = "demos"
+    """The rows that `demo_loss` averages over: those flagged as demonstrations, or the whole batch."""
+    demo_weight: float = 5.0
+    """w: weight of the demonstration loss, summed over positions and averaged over rows."""
+    demo_floor: float = -1.0
+    """c: a code this much better than the others is good enough, and its loss has no gradient."""
+    td_weight: float = 1.0
+    """Weight of the TD loss mean (V(s) + sum_t A_t[a_t] - y)^2, y = r + gamma * min_i V_target,i(s')."""
+    act_with: Literal["online", "target"] = "online"
+    """The networks that choose actions: the paper's D4RL experiments use online, its RLBench ones target."""
+    lr: float = 3e-4
+    """Adam's learning rate (5e-5 with pixels)."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay: 0 is Adam, more is AdamW (0.1 with pixels)."""
+    tau: float = 0.005
+    """Rate at which the targets follow, every update (0.02 with pixels)."""
+
+
+# ------------------------------------------------------------------------------------------------ network
+
+
+class AdvantageNetwork(nn.Module):
+    """Normalised advantages A_t(s, a_<t, .), E independent networks evaluated together.
+
+    Position t sees the state's features and a prefix: for each dimension the centre of the interval chosen
+    so far, 0 before any choice. The first layer is linear, so its product with the features is taken once
+    per row, not once per position, and each position's head computes its own N logits only.
+
+    Parameters, G = 1 trunk (or T separate ones): ``weights[l]`` [E, G, in, out], of which the first holds the
+    rows of the features above those of the prefix; ``biases[l]`` [E, G, 1, out]; ``head_weight``
+    [E, T, H, N]; ``head_bias`` [E, T, 1, N].
+    """
+
+    visible: Tensor  # [P, D], how many levels of each dimension are chosen, for each distinct prefix
+    code_index: Tensor  # [T], where position t's code lies in the flattened codes [L * D]
+
+    def __init__(
+        self, feature_dim: int, action_dim: int, config: AutoregressiveConfig, *, ensemble: int
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.input_dims = [feature_dim, action_dim]
+        self.binning = Binning(config.levels, config.bins)
+        self.activation = ACTIVATIONS[config.activation]
+        self.positions = position_order(config, action_dim)
+        trunks = len(self.positions) if config.trunk == "separate" else 1
+        visible = visible_levels(self.positions, action_dim, autoregressive=config.autoregressive)
+        if trunks == 1 and not config.autoregressive:
+            visible = visible[::action_dim]  # a level's positions share one prefix: P = L instead of T
+        self.register_buffer("visible", torch.tensor(visible), persistent=False)
+        index = [level * action_dim + dim for level, dim in self.positions]
+        self.register_buffer("code_index", torch.tensor(index), persistent=False)
+        self._build(ensemble, trunks)
+
+    def _build(self, ensemble: int, trunks: int) -> None:
+        """Orthogonal weights, gain sqrt(2) and 0.01 for the output layer; biases zero."""
+        sizes = [sum(self.input_dims), *self.config.hidden]
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for fan_in, fan_out in itertools.pairwise(sizes):
+            self.weights.append(orthogonal((ensemble, trunks), fan_in, fan_out, gain=math.sqrt(2)))
+            self.biases.append(torch.zeros(ensemble, trunks, 1, fan_out))
+        count, bins = len(self.positions), self.config.bins
+        # One orthogonal matrix over all heads of a trunk, as if they were a single layer of T * N outputs.
+        heads = orthogonal((ensemble, trunks), sizes[-1], count // trunks * bins, gain=0.01)
+        heads = heads.view(ensemble, trunks, sizes[-1], -1, bins).transpose(2, 3)  # [E, G, T/G, H, N]
+        self.head_weight = nn.Parameter(heads.reshape(ensemble, count, sizes[-1], bins))
+        self.head_bias = nn.Parameter(torch.zeros(ensemble, count, 1, bins))
+
+    def by_position(self, codes: Tensor) -> Tensor:
+        """Codes [B, L, D] -> [T, B]."""
+        return codes.flatten(1).index_select(1, self.code_index).T
+
+    def prefix(self, codes: Tensor) -> Tensor:
+        """The prefixes that the positions of whole actions see: codes [B, L, D] -> [P, B, D]."""
+        centers = self.binning.centers(codes)  # [L+1, B, D]
+        return centers.gather(0, self.visible[:, None].expand(-1, len(codes), -1))
+
+    def forward(self, features: Tensor, codes: Tensor) -> Tensor:
+        """Features [B, F] and codes [B, L, D] -> all positions' advantages at these prefixes [E, T, B, N]."""
+        return self._advantage(self._project(features), self.prefix(codes), slice(None), slice(None))
+
+    def _project(self, features: Tensor) -> Tensor:
+        """The first layer's share that does not depend on the position: [B, F] -> [E, G, B, H]."""
+        weight, bias = self.weights[0][:, :, : self.input_dims[0]], self.biases[0]
+        return torch.add(features @ weight, bias)
+
+    def _advantage(self, projected: Tensor, prefix: Tensor, trunks: slice, heads: slice) -> Tensor:
+        """Projected features [E, G, B, H] and prefixes [P, B, D] -> advantages [E, heads, B, N]."""
+        weight = self.weights[0][:, trunks, self.input_dims[0] :]  # [E, G, D, H]
+        ensemble, groups, dims, width = weight.shape
+        rows = prefix.shape[1]
+        x = prefix.view(groups, -1, dims) @ weight  # [E, G, P/G*B, H]
+        x = x.view(ensemble, groups, -1, rows, width) + projected[:, trunks, None]  # [E, G, P/G, B, H]
+        x = self.activation(x).view(ensemble * groups, -1, width)  # [E*G, P/G*B, H]
+        for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
+            bias, weight = bias[:, trunks].flatten(0, 1), weight[:, trunks].flatten(0, 1)
+            x = self.activation(torch.baddbmm(bias, x, weight))
+        weight, bias = self.head_weight[:, heads], self.head_bias[:, heads]  # [E, T, ...]
+        x = x.view(ensemble * len(prefix), 1, rows, -1)  # [E*P, 1, B, H]
+        x = x.expand(-1, weight.shape[1] // len(prefix), -1, -1).flatten(0, 1)  # heads that share a prefix
+        logits = torch.baddbmm(bias.flatten(0, 1), x, weight.flatten(0, 1))  # [E*T, B, N]
+        scaled = logits.view(ensemble, -1, *logits.shape[1:]) / self.config.temperature
+        return self.config.temperature * scaled.log_softmax(-1)
+
+    @torch.no_grad()
+    def act(self, features: Tensor, *, deterministic: bool) -> Tensor:
+        """Features [B, F] -> actions [B, D]: each code in turn from exp(min_i A_i,t / alpha), or its mode."""
+        projected = self._project(features)
+        index = torch.zeros(len(features), self.input_dims[1], dtype=torch.int64, device=features.device)
+        center = prefix = torch.zeros_like(index, dtype=features.dtype)  # [B, D]
+        for position, (level, dim) in enumerate(self.positions):
+            if self.config.autoregressive or dim == 0:
+                prefix = center.clone()
+            trunk = position if self.config.trunk == "separate" else 0
+            trunks, heads = slice(trunk, trunk + 1), slice(position, position + 1)
+            advantage = self._advantage(projected, prefix[None], trunks, heads).amin(0)[0]  # [B, N]
+            code = advantage.argmax(-1) if deterministic else self._sample(advantage)
+            index[:, dim] = self.binning.refine(index[:, dim], code)
+            center[:, dim] = self.binning.center(index[:, dim], level + 1)
+        return center
+
+    def _sample(self, advantage: Tensor) -> Tensor:
+        """A code per row, with probability proportional to exp(A / alpha): [B, N] -> [B].
+
+        The largest of A / alpha plus Gumbel noise, written as minus the logarithm of an exponential draw:
+        the same distribution as `torch.multinomial`, which would wait for the device.
+        """
+        noise = torch.empty_like(advantage).exponential_()
+        return (advantage / self.config.temperature - noise.log()).argmax(-1)
+
+
+def position_order(config: AutoregressiveConfig, action_dim: int) -> list[tuple[int, int]]:
+    """The (level, dimension) of every position, in the order in which codes are chosen."""
+    if config.order == "level":
+        return [(level, dim) for level in range(config.levels) for dim in range(action_dim)]
+    return [(level, dim) for dim in range(action_dim) for level in range(config.levels)]
+
+
+def visible_levels(
+    positions: Sequence[tuple[int, int]], action_dim: int, *, autoregressive: bool
+) -> list[list[int]]:
+    """For every position the number of levels of each dimension that its prefix shows: [T, D]."""
+    chosen = [0] * action_dim
+    rows = []
+    for level, dim in positions:
+        rows.append(list(chosen) if autoregressive else [level] * action_dim)
+        chosen[dim] += 1
+    return rows
+
+
+def orthogonal(batch: tuple[int, int], fan_in: int, fan_out: int, *, gain: float) -> Tensor:
+    """Independent orthogonal matrices [*batch, fan_in, fan_out]."""
+    weight = torch.empty(*batch, fan_in, fan_out)
+    for matrix in weight.flatten(0, 1):
+        nn.init.orthogonal_(matrix, gain)
+    return weight
+
+
+# ------------------------------------------------------------------------------------------------- losses
+
+
+def at_codes(values: Tensor, codes: Tensor) -> Tensor:
+    """The entries of `values` [E, T, B, N] at `codes` [T, B] -> [E, T, B]."""
+    return values.gather(-1, codes.expand(len(values), -1, -1)[..., None]).squeeze(-1)
+
+
+def demonstration_loss(
+    advantage: Tensor, codes: Tensor, kind: Literal["cql", "margin"], floor: float
+) -> Tensor:
+    """How far other codes are ahead of the data's, summed over positions (see `ARSQConfig.demo_loss`).
+
+    Args:
+        advantage: [E, T, B, N].
+        codes: the data's, [T, B].
+        kind, floor: as in `ARSQConfig`.
+
+    Returns:
+        One loss per twin and row, [E, B].
+    """
+    bins = advantage.shape[-1]
+    taken = at_codes(advantage, codes)  # [E, T, B]
+    is_taken = codes[..., None] == torch.arange(bins, device=codes.device)  # [T, B, N]
+    if kind == "cql":
+        others = advantage.masked_fill(is_taken, -math.inf).logsumexp(-1)
+        return (others - taken).clamp(min=floor).sum(1)
+    ahead = (advantage - taken[..., None]).clamp(min=floor)
+    return ahead.masked_fill(is_taken, 0).sum((1, 3)) / (bins - 1)
+
+
+def mean_over(rows: Tensor, values: Tensor) -> Tensor:
+    """The mean of `values` [..., B] over the rows flagged 1 in `rows` [B]; 0 where there is none."""
+    return (values * rows).sum(-1) / rows.sum().clamp(min=1)
+
+
+class Losses(NamedTuple):
+    """What one update minimises, and what it logs."""
+
+    td: Tensor  # [E]
+    demo: Tensor  # [E], before its weight
+    total: Tensor  # [E]
+    metrics: dict[str, Tensor]
+
+
+# -------------------------------------------------------------------------------------------------- agent
+
+
+class ARSQ(Agent):
+    """The agent: twin V and twin advantage networks, each with a target copy."""
+
+    def __init__(self, spaces: Spaces, config: ARSQConfig, device: torch.device) -> None:
+        super().__init__()
+        self.config = config
+        sizes = [spaces.state_dim, *config.hidden, 1]
+        self.value = EnsembleMLP(sizes, ensemble=2, activation=config.activation)
+        self.value.orthogonal_(gain=math.sqrt(2), output_gain=0.01)
+        self.advantage = AdvantageNetwork(spaces.state_dim, spaces.action_dim, config, ensemble=2)
+        self.target_value = frozen_copy(self.value)
+        self.target_advantage = frozen_copy(self.advantage)
+        self.to(device)
+        self._online = [*self.value.parameters(), *self.advantage.parameters()]
+        self._targets = [*self.target_value.parameters(), *self.target_advantage.parameters()]
+        # AdamW without weight decay is Adam.
+        optimizer = torch.optim.AdamW(
+            self._online,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            fused=True,
+            capturable=device.type == "cuda",
+        )
+        self.optimizers = {"networks": optimizer}
+
+    def features(self, obs: dict[str, Tensor]) -> Tensor:
+        """What the networks see of an observation: [B, F]."""
+        return obs["state"]
+
+    @torch.no_grad()
+    def td_target(self, batch: Batch) -> Tensor:
+        """y = r + gamma (1 - terminated) min_i V_target,i(s'): [B]. Soft Q-learning needs V alone there."""
+        next_value: Tensor = self.target_value(self.features(batch.next_obs)).squeeze(-1).amin(0)
+        return batch.reward + batch.discount * next_value
+
+    def losses(self, batch: Batch) -> Losses:
+        """The TD and the demonstration loss of both twins."""
+        config = self.config
+        features = self.features(batch.obs)
+        codes = self.advantage.binning.encode(batch.action)  # [B, L, D]
+        value = self.value(features).squeeze(-1)  # [E, B]
+        advantage = self.advantage(features, codes)  # [E, T, B, N]
+        codes = self.advantage.by_position(codes)  # [T, B]
+        q = value + at_codes(advantage, codes).sum(1)  # [E, B]
+        target = self.td_target(batch)
+        td = (q - target).square().mean(-1)
+        rows = batch.is_demo if config.demo_rows == "demos" else torch.ones_like(batch.is_demo)
+        demo = mean_over(rows, demonstration_loss(advantage, codes, config.demo_loss, config.demo_floor))
+        total = config.td_weight * td + config.demo_weight * demo
+        metrics = {
+            "loss/td": td.mean(),
+            "loss/demo": demo.mean(),
+            "loss/total": total.mean(),
+            "value/v": value.mean(),
+            "value/q": q.mean(),
+            "value/target": target.mean(),
+            **policy_metrics(advantage.detach(), codes, batch.is_demo, config.temperature),
+        }
+        return Losses(td, demo, total, metrics)
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One Adam step of all networks, then the targets' moving average."""
+        losses = self.losses(batch)
+        self.minimize("networks", losses.total.sum())  # a sum: the twins share no parameter
+        polyak_update(self._targets, self._online, self.config.tau)
+        return {name: value.detach() for name, value in losses.metrics.items()}
+
+    def update_cycle(self) -> tuple[Update, ...]:
+        """Every update is the same."""
+        return (self.update,)
+
+    def act(self, obs: dict[str, Tensor], *, deterministic: bool) -> Tensor:
+        """The most likely code of every position in turn, or a sampled one, decoded: [N, D]."""
+        network = self.advantage if self.config.act_with == "online" else self.target_advantage
+        return network.act(self.features(obs), deterministic=deterministic)
+
+
+def policy_metrics(
+    advantage: Tensor, codes: Tensor, is_demo: Tensor, temperature: float
+) -> dict[str, Tensor]:
+    """What the policy exp(min_i A_i / alpha) thinks of the data: advantage [E, T, B, N], codes [T, B]."""
+    log_prob = (advantage.amin(0) / temperature).log_softmax(-1)  # [T, B, N]
+    entropy = -(log_prob.exp() * log_prob).sum(-1).mean()
+    taken = at_codes(log_prob[None], codes)[0]  # [T, B]
+    hit = (log_prob.argmax(-1) == codes).float()
+    return {
+        "policy/entropy": entropy,
+        "policy/demo_log_prob": mean_over(is_demo, taken.sum(0)),
+        "policy/demo_accuracy": mean_over(is_demo, hit.mean(0)),
+    }

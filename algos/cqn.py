@@ -1,0 +1,306 @@
+"""CQN: Coarse-to-fine Q-Network.
+
+Seo, Uruç, James, "Continuous Control with Coarse-to-fine Reinforcement Learning", arXiv 2407.07787 (2024).
+Q-learning over discrete codes of continuous actions, level by level; within a level every dimension is
+scored on its own, which is what ARSQ changes. `CQN.md` lists every deviation from the paper and from the code
+that ARSQ's authors compare with.
+
+Shapes: B rows, D action dimensions, L levels, N bins, Z atoms (1: a scalar value).
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from algos.binning import Binning
+from rlzoo.agent import Agent, Update
+from rlzoo.errors import UserError
+from rlzoo.networks import frozen_copy, polyak_update
+from rlzoo.types import Batch, Spaces
+
+# Bins whose values differ by less than this count as equal when exploring; the heads start at zero.
+TIE = 1e-4
+
+
+@dataclass(frozen=True)
+class CQNConfig:
+    """Hyperparameters of CQN; the defaults are those of ARSQ's comparison on D4RL where these are known."""
+
+    levels: int = 3
+    """L: how often an interval of an action dimension is cut into `bins` parts; resolution 2 / N^L."""
+    bins: int = 5
+    """N: the number of parts of each cut."""
+    atoms: int = 51
+    """Z: the atoms of the distribution over returns (C51); 1 learns the expected return by squared error."""
+    v_min: float = 0.0
+    """The smallest return the atoms can express (unused when atoms is 1)."""
+    v_max: float = 400.0
+    """The largest return the atoms can express (unused when atoms is 1)."""
+    feature_dim: int = 64
+    """F: width of the layer between the observation and each stream."""
+    hidden: tuple[int, ...] = (512, 512)
+    """Widths of the hidden layers of each stream."""
+    td_weight: float = 0.1
+    """Weight of the Q-learning loss."""
+    demo_weight: float = 1.0
+    """Weight of the sum of both demonstration losses."""
+    dominance_weight: float = 1.0
+    """Weight, within that sum, of the sum over atoms of relu(cdf(a) - cdf(k)): the return of the
+    demonstration's code a is to dominate that of every code k in the first stochastic order (atoms > 1)."""
+    margin: float = 1.0
+    """m in mean relu(m - (Q(a) - Q(k))), the other demonstration loss (0.01 on RLBench)."""
+    exploration_noise: float = 0.1
+    """Standard deviation of the Gaussian noise added when exploring; the result is cut to [-1, 1] and
+    re-encoded (0.01 on RLBench)."""
+    lr: float = 1e-4
+    """Adam's learning rate (5e-5 with pixels)."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay: 0 is Adam, more is AdamW (0.1 with pixels)."""
+    tau: float = 0.005
+    """Rate at which the target follows, every update (0.02 with pixels)."""
+
+    def __post_init__(self) -> None:
+        if not self.hidden:
+            raise UserError("hidden is empty: the level enters through a hidden layer, so give at least one")
+        if self.atoms < 1:
+            raise UserError(f"atoms must be at least 1, not {self.atoms}")
+        if self.atoms > 1 and self.v_max <= self.v_min:
+            raise UserError(f"v_max must be above v_min, not {self.v_min} to {self.v_max}")
+
+
+# ------------------------------------------------------------------------------------------------ network
+
+
+def linear(fan_in: int, fan_out: int) -> nn.Linear:
+    """A linear layer without bias, initialised orthogonally."""
+    layer = nn.Linear(fan_in, fan_out, bias=False)
+    nn.init.orthogonal_(layer.weight)
+    return layer
+
+
+class Stream(nn.Module):
+    """Features, interval centres and the level -> one head's outputs, for several levels at once.
+
+    Linear-LayerNorm-tanh, then on [features, centres, one-hot of the level] Linear-LayerNorm-SiLU for every
+    hidden layer, then the head, which starts at zero. Of the linear layers only the head has a bias.
+    """
+
+    def __init__(self, state_dim: int, action_dim: int, outputs: int, config: CQNConfig) -> None:
+        super().__init__()
+        width = config.feature_dim
+        self.trunk = nn.Sequential(linear(state_dim, width), nn.LayerNorm(width), nn.Tanh())
+        self.splits = [width, action_dim, config.levels]
+        sizes = [sum(self.splits), *config.hidden]
+        self.first, *rest = (linear(*pair) for pair in itertools.pairwise(sizes))
+        self.rest = nn.ModuleList(rest)
+        self.norms = nn.ModuleList(nn.LayerNorm(size) for size in config.hidden)
+        self.head = nn.Linear(sizes[-1], outputs)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, state: Tensor, centers: Tensor, levels: slice) -> Tensor:
+        """States [B, S] and centres [l, B, D] of the l levels of the slice -> [l, B, outputs]."""
+        weights = torch.split(self.first.weight.T, self.splits)
+        features, center, level = weights  # [F, H], [D, H], [L, H]
+        # A product with a one-hot is a row of the weight; the features' product serves every level.
+        x = centers @ center + self.trunk(state) @ features + level[levels, None]  # [l, B, H]
+        x = F.silu(self.norms[0](x))
+        for layer, norm in zip(self.rest, self.norms[1:], strict=True):
+            x = F.silu(norm(layer(x)))
+        output: Tensor = self.head(x)
+        return output
+
+
+class Critic(nn.Module):
+    """Dueling critic: logits = value + advantage - mean of the advantage over bins."""
+
+    atoms: Tensor  # [Z], the returns that the atoms stand for
+
+    def __init__(self, spaces: Spaces, config: CQNConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.action_dim = spaces.action_dim
+        self.binning = Binning(config.levels, config.bins)
+        outputs = spaces.action_dim * config.atoms
+        self.advantage = Stream(spaces.state_dim, spaces.action_dim, outputs * config.bins, config)
+        self.value = Stream(spaces.state_dim, spaces.action_dim, outputs, config)
+        self.register_buffer(
+            "atoms", torch.linspace(config.v_min, config.v_max, config.atoms), persistent=False
+        )
+
+    def _logits(self, state: Tensor, centers: Tensor, levels: slice) -> Tensor:
+        shape = (*centers.shape[:2], self.action_dim, -1, self.config.atoms)
+        advantage = self.advantage(state, centers, levels).view(shape)  # [l, B, D, N, Z]
+        value = self.value(state, centers, levels).view(shape)  # [l, B, D, 1, Z]
+        logits: Tensor = value + advantage - advantage.mean(-2, keepdim=True)
+        return logits
+
+    def forward(self, state: Tensor, codes: Tensor) -> Tensor:
+        """States [B, S] and codes [B, L, D] -> logits [L, B, D, N, Z] of every level's bins, within the
+        intervals that the codes chose at the levels before."""
+        return self._logits(state, self.binning.centers(codes)[:-1], slice(None))
+
+    def q(self, logits: Tensor) -> Tensor:
+        """Logits [..., Z] -> expected returns [...]."""
+        if self.config.atoms == 1:
+            return logits.squeeze(-1)
+        return logits.softmax(-1) @ self.atoms
+
+    @torch.no_grad()
+    def best_codes(self, state: Tensor, *, break_ties: bool = False) -> Tensor:
+        """The codes that maximise Q level by level, every dimension on its own: [B, S] -> [B, L, D].
+
+        With `break_ties`, a dimension all of whose bins score the same draws one of them.
+        """
+        index = torch.zeros(len(state), self.action_dim, dtype=torch.int64, device=state.device)
+        codes = []
+        for level in range(self.config.levels):
+            center = self.binning.center(index, level)
+            q = self.q(self._logits(state, center[None], slice(level, level + 1)))[0]  # [B, D, N]
+            code = q.argmax(-1)
+            if break_ties:
+                tied = q.amax(-1) - q.amin(-1) < TIE
+                code = torch.where(tied, torch.randint_like(code, self.config.bins), code)
+            index = self.binning.refine(index, code)
+            codes.append(code)
+        return torch.stack(codes, 1)
+
+
+def at_codes(values: Tensor, codes: Tensor) -> Tensor:
+    """The entries of `values` [L, B, D, N, Z] at `codes` [B, L, D] -> [L, B, D, 1, Z]."""
+    index = codes.transpose(0, 1)[..., None, None]
+    return values.gather(-2, index.expand(-1, -1, -1, -1, values.shape[-1]))
+
+
+class Losses(NamedTuple):
+    """What one update minimises, and what it logs."""
+
+    td: Tensor
+    dominance: Tensor
+    margin: Tensor
+    total: Tensor
+    metrics: dict[str, Tensor]
+
+
+# -------------------------------------------------------------------------------------------------- agent
+
+
+class CQN(Agent):
+    """The agent: one critic and its target copy."""
+
+    def __init__(self, spaces: Spaces, config: CQNConfig, device: torch.device) -> None:
+        super().__init__()
+        self.config = config
+        self.critic = Critic(spaces, config)
+        self.target_critic = frozen_copy(self.critic)
+        self.to(device)
+        self._online = list(self.critic.parameters())
+        self._targets = list(self.target_critic.parameters())
+        # AdamW without weight decay is Adam.
+        optimizer = torch.optim.AdamW(
+            self._online,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            fused=True,
+            capturable=device.type == "cuda",
+        )
+        self.optimizers = {"critic": optimizer}
+
+    def features(self, obs: dict[str, Tensor]) -> Tensor:
+        """What the critic sees of an observation: [B, S]."""
+        return obs["state"]
+
+    @torch.no_grad()
+    def td_target(self, batch: Batch) -> Tensor:
+        """Distribution (or value) of r + gamma Q at the next state: [L, B, D, 1, Z].
+
+        Double Q-learning: the online critic chooses the next codes, the target critic evaluates them.
+        """
+        state = self.features(batch.next_obs)
+        codes = self.critic.best_codes(state)
+        logits = at_codes(self.target_critic(state, codes), codes)
+        if self.config.atoms == 1:
+            return batch.reward[:, None, None, None] + batch.discount[:, None, None, None] * logits
+        return project(logits.softmax(-1), self.critic.atoms, batch.reward, batch.discount)
+
+    def losses(self, batch: Batch) -> Losses:
+        """The Q-learning loss and both demonstration losses."""
+        config, critic = self.config, self.critic
+        codes = critic.binning.encode(batch.action)  # [B, L, D]
+        logits = critic(self.features(batch.obs), codes)  # [L, B, D, N, Z]
+        target = self.td_target(batch)
+        if config.atoms == 1:
+            td = (at_codes(logits, codes) - target).square().mean()
+            dominance = torch.zeros_like(td)
+        else:
+            log_prob = logits.log_softmax(-1)
+            td = -(target * at_codes(log_prob, codes)).sum(-1).mean()
+            cdf = log_prob.exp().cumsum(-1)
+            above = (at_codes(cdf, codes) - cdf).relu().sum(-1, keepdim=True)
+            dominance = mean_of_demos(above, batch.is_demo)
+        q = critic.q(logits)[..., None]  # [L, B, D, N, 1]
+        margin = mean_of_demos((config.margin - (at_codes(q, codes) - q)).relu(), batch.is_demo)
+        demo = config.dominance_weight * dominance + margin
+        total = config.td_weight * td + config.demo_weight * demo
+        metrics = {
+            "loss/td": td,
+            "loss/demo_dominance": dominance,
+            "loss/demo_margin": margin,
+            "loss/total": total,
+            "value/q": at_codes(q, codes).mean(),
+            "value/q_max": q.amax(-2).mean(),
+            "policy/demo_accuracy": mean_of_demos(
+                (q.argmax(-2, keepdim=True) == codes.transpose(0, 1)[..., None, None]).float(), batch.is_demo
+            ),
+        }
+        return Losses(td, dominance, margin, total, metrics)
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One Adam step, then the target's moving average."""
+        losses = self.losses(batch)
+        self.minimize("critic", losses.total)
+        polyak_update(self._targets, self._online, self.config.tau)
+        return {name: value.detach() for name, value in losses.metrics.items()}
+
+    def update_cycle(self) -> tuple[Update, ...]:
+        """Every update is the same."""
+        return (self.update,)
+
+    @torch.no_grad()
+    def act(self, obs: dict[str, Tensor], *, deterministic: bool) -> Tensor:
+        """The target critic's best codes, decoded; to explore, with noise and re-encoded: [N, D]."""
+        binning = self.critic.binning
+        codes = self.target_critic.best_codes(self.features(obs), break_ties=not deterministic)
+        action = binning.decode(codes)
+        if deterministic:
+            return action
+        noise = self.config.exploration_noise * torch.randn_like(action)
+        return binning.decode(binning.encode(action + noise))  # encode cuts to [-1, 1]
+
+
+def project(prob: Tensor, atoms: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
+    """The distribution of r + gamma Z on the atoms (Bellemare et al. 2017, arXiv 1707.06887, eq. 7).
+
+    Each shifted atom's mass goes to its two neighbours in proportion to nearness. The shift is the same for
+    all levels and dimensions of a row, so the projection is one [Z, Z] matrix per row.
+
+    Args:
+        prob: [L, B, D, 1, Z].
+        atoms: [Z], equally spaced.
+        reward, discount: [B].
+    """
+    shifted = (reward[:, None] + discount[:, None] * atoms).clamp(atoms[0], atoms[-1])  # [B, Z]
+    distance = (shifted[..., None] - atoms).abs() / (atoms[1] - atoms[0])
+    return prob @ (1 - distance).clamp(min=0)[:, None]  # [L, B, D, 1, Z] @ [B, 1, Z, Z]
+
+
+def mean_of_demos(values: Tensor, is_demo: Tensor) -> Tensor:
+    """The mean of `values` [L, B, D, N, Z] over everything in the rows flagged in `is_demo` [B]."""
+    per_row = values.mean((0, 2, 3, 4))
+    return (per_row * is_demo).sum() / is_demo.sum().clamp(min=1)
