@@ -3,6 +3,8 @@
 # make lint    ruff check, ruff format, mypy
 
 PYTHON ?= python3
+# A few minutes on two cores; the paper's run is 30,000,000 steps with the temperature starting at e.
+TRAIN_FLAGS ?= --steps 400000 --eval-every 50000 --agent.initial-temperature 0.2
 VENV := .venv
 BIN := $(VENV)/bin
 

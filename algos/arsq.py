@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from algos.binning import Binning
-from rlzoo.agent import Agent, Update
+from rlzoo.agent import Agent, Update, check_positive
 from rlzoo.errors import UserError
 from rlzoo.networks import ACTIVATIONS, Activation, EnsembleMLP, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
@@ -53,8 +53,7 @@ class AutoregressiveConfig:
             raise UserError("autoregressive=False needs order='level': only there do levels have a start")
         if not self.hidden:
             raise UserError("hidden is empty: the prefix enters through a hidden layer, so give at least one")
-        if self.temperature <= 0:
-            raise UserError(f"temperature must be positive, not {self.temperature}")
+        check_positive(self, "hidden", "temperature")
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,10 @@ class ARSQConfig(AutoregressiveConfig):
     """Decoupled weight decay: 0 is Adam, more is AdamW (0.1 with pixels)."""
     tau: float = 0.005
     """Rate at which the targets follow, every update (0.02 with pixels)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "lr", "tau")
 
 
 # ------------------------------------------------------------------------------------------------ network

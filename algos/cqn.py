@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algos.binning import Binning
-from rlzoo.agent import Agent, Update
+from rlzoo.agent import Agent, Update, check_positive
 from rlzoo.errors import UserError
 from rlzoo.networks import frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
@@ -68,8 +68,7 @@ class CQNConfig:
     def __post_init__(self) -> None:
         if not self.hidden:
             raise UserError("hidden is empty: the level enters through a hidden layer, so give at least one")
-        if self.atoms < 1:
-            raise UserError(f"atoms must be at least 1, not {self.atoms}")
+        check_positive(self, "hidden", "feature_dim", "atoms", "lr", "tau")
         if self.atoms > 1 and self.v_max <= self.v_min:
             raise UserError(f"v_max must be above v_min, not {self.v_min} to {self.v_max}")
 

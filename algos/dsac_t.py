@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlzoo.agent import Agent, Update
+from rlzoo.agent import Agent, Update, check_positive
 from rlzoo.distributions import GaussianPolicy
 from rlzoo.networks import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
@@ -63,6 +63,10 @@ class DSACTConfig:
     """tau_b, the rate of the running mean b of the critic's standard deviation (refinement 3)."""
     fixed_td_bound: float = 20.0
     """Clipping bound of the sampled target, in return units, when refinement 3 is off (DSAC v1)."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "hidden", "critic_lr", "actor_lr", "temperature_lr", "tau", "actor_delay")
+        check_positive(self, "initial_temperature", "running_std_rate", "fixed_td_bound")
 
 
 class Noise(NamedTuple):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rlzoo.agent import Agent, Update
+from rlzoo.agent import Agent, Update, check_positive
 from rlzoo.distributions import GaussianPolicy
 from rlzoo.networks import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
@@ -40,6 +40,11 @@ class SACConfig:
     """Adapt alpha so that the policy's entropy approaches target_entropy."""
     target_entropy: float | None = None
     """In nats; None: minus the number of action dimensions."""
+
+    def __post_init__(self) -> None:
+        check_positive(
+            self, "hidden", "critic_lr", "actor_lr", "temperature_lr", "tau", "initial_temperature"
+        )
 
 
 class SAC(Agent):

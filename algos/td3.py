@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rlzoo.agent import Agent, Update
+from rlzoo.agent import Agent, Update, check_positive
 from rlzoo.networks import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
 
@@ -38,6 +38,9 @@ class TD3Config:
     """Standard deviation of the noise that smooths the target policy's action."""
     target_noise_clip: float = 0.5
     """c: that noise is clipped to +-c."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "hidden", "critic_lr", "actor_lr", "tau", "actor_delay")
 
 
 class TD3(Agent):

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from envs.gym_env import Environment, GymVectorTask
 from envs.rendering import rendering_backend, use_backend
 from rlzoo.errors import UserError
+from rlzoo.types import FloatArray
 
 # The families whose tasks have continuous actions, and the continuous tasks of mixed ones: what to suggest.
 _CONTINUOUS_FAMILIES = ("gymnasium.envs.mujoco", "gymnasium_robotics")
@@ -74,6 +76,15 @@ def make_env(task: str, *, render: bool = False, backend: str | None = None) -> 
     if model_file := getattr(env.unwrapped, "tmp_xml_file_path", None):
         Path(model_file).unlink(missing_ok=True)
     return env
+
+
+def action_bounds(task: str) -> tuple[FloatArray, FloatArray]:
+    """The task's own lower and upper action bounds, each [A]: what -1 and 1 stand for."""
+    env = make_env(task)
+    space = env.action_space
+    env.close()
+    assert isinstance(space, gym.spaces.Box)
+    return space.low.ravel().astype(np.float32), space.high.ravel().astype(np.float32)
 
 
 def find(task: str) -> EnvSpec:

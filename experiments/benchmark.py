@@ -31,7 +31,9 @@ from envs import mujoco_env
 from experiments.common import Benchmark, default_experiment
 from experiments.presets import AGENTS
 from rlzoo.capture import capture
+from rlzoo.errors import UserError
 from rlzoo.evaluate import policy_action
+from rlzoo.files import atomic_write
 from rlzoo.logger import Logger
 from rlzoo.main import StopSignal, resolve_device, run_main
 from rlzoo.progress import Progress
@@ -177,13 +179,17 @@ def main() -> int:
     """Time the agents, print a table, write the JSON."""
     settings = tyro.cli(Settings, description=__doc__)
     device = resolve_device(settings.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if unknown := sorted(set(settings.agents) - set(AGENTS)):
+        raise UserError(f"no agent called {', '.join(unknown)}; there are {', '.join(AGENTS)}")
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     machine = describe_machine()
     rate = product_rate(max(settings.hidden), device, settings.repeats)
     timings = {name: time_agent(settings, name, device, rate) for name in settings.agents}
     gpus = machine["hardware"]["gpus"]
-    hardware = gpus[0]["name"] if device.type == "cuda" else machine["hardware"]["cpu"]
+    hardware = (gpus[0]["name"] if device.type == "cuda" else machine["hardware"]["cpu"]) or "unknown-cpu"
     table = Table(title=f"{settings.task}: ms, {hardware}, {torch.get_num_threads()} threads")
     for column in ("agent", *next(iter(timings.values()))):
         table.add_column(column, justify="right")
@@ -192,7 +198,6 @@ def main() -> int:
     Console().print(table)
     print(f"matrix products: {rate / 1e9:.0f} GFLOP/s; floor = an update's products at that rate")
     output = settings.output or Path("results/benchmarks") / f"{hardware.replace(' ', '-')}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "unit": "milliseconds, medians",
         "settings": {key: str(value) if isinstance(value, Path) else value
@@ -201,7 +206,7 @@ def main() -> int:
         "timings": timings,
         **machine,
     }  # fmt: skip
-    output.write_text(json.dumps(content, indent=2) + "\n")
+    atomic_write(output, json.dumps(content, indent=2) + "\n")
     print(f"written to {output}")
     return 0
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -20,6 +22,7 @@ from experiments.data import Data, DataConfig, make_buffers, prepare
 from experiments.presets import AGENTS
 from rlzoo.checkpoint import load_checkpoint
 from rlzoo.errors import UserError
+from rlzoo.evaluate import EVALUATION_TAGS
 from rlzoo.logger import Logger
 from rlzoo.main import StopSignal, resolve_device
 from rlzoo.normalize import ObservationScaling, StandardizedTask
@@ -85,11 +88,12 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--resume", type=Path)
-    early.add_argument("--task", default=benchmark.default_task)
     known, rest = early.parse_known_args(arguments)
     if known.resume is not None:
         name, experiment = _load_experiment(known.resume, rest)
         return run(benchmark, name, experiment, resume=known.resume)
+    early.add_argument("--task", default=benchmark.default_task)
+    known, _ = early.parse_known_args(arguments)
     name, experiment = _parse(benchmark, known.task, arguments)
     return run(benchmark, name, experiment)
 
@@ -159,7 +163,26 @@ def _load_experiment(run_dir: Path, arguments: list[str]) -> tuple[str, Experime
         default=default,
         prog=f"{Path(sys.argv[0]).name} --resume {run_dir}",
     )
+    _refuse_changes(default, experiment)
     return name, experiment
+
+
+# What a resumed run may change; anything else would make it neither the old run nor a new one.
+CHANGEABLE = {"device", "threads", "video", "train.steps", "train.processes", "train.capture"}
+CHANGEABLE |= {"train.offline_steps", "train.checkpoint_every"}
+
+
+def _refuse_changes(old: Experiment[Any], new: Experiment[Any]) -> None:
+    before, after = flatten_config(plain(old)), flatten_config(plain(new))
+    changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    if changed - CHANGEABLE:
+        names = ", ".join(sorted(_flag(key) for key in changed - CHANGEABLE))
+        allowed = ", ".join(sorted(_flag(key) for key in CHANGEABLE))
+        raise UserError(f"a resumed run keeps its settings: {names} cannot change (only {allowed})")
+
+
+def _flag(key: str) -> str:
+    return "--" + key.removeprefix("train.").removeprefix("data.").replace("_", "-")
 
 
 # ------------------------------------------------------------------------------------------------ run
@@ -168,14 +191,17 @@ def _load_experiment(run_dir: Path, arguments: list[str]) -> tuple[str, Experime
 def run(benchmark: Benchmark, name: str, experiment: Experiment[Any], resume: Path | None = None) -> int:
     """Train, print the evaluations, return the exit code (128 + signal if a signal stopped it)."""
     device = resolve_device(experiment.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # streams and graphs are made on the current device
+    if experiment.seed < 0:
+        raise UserError(f"--seed is {experiment.seed}, expected at least 0")
     if experiment.threads is not None:
         if experiment.threads < 1:
             raise UserError(f"--threads is {experiment.threads}, expected at least 1")
         torch.set_num_threads(experiment.threads)
-    checkpoint = None if resume is None else load_checkpoint(resume / "checkpoints" / CHECKPOINT)
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
-        trainer = _build(benchmark, name, experiment, device, checkpoint, stack)
+        trainer = _build(benchmark, name, experiment, device, resume, stack)
         run_dir = resume or create_run_dir(
             experiment.runs_dir, benchmark.name, experiment.task, name, experiment.seed
         )
@@ -188,10 +214,11 @@ def _build(
     name: str,
     experiment: Experiment[Any],
     device: torch.device,
-    checkpoint: dict[str, Any] | None,
+    resume: Path | None,
     stack: ExitStack,
 ) -> Trainer:
     config = loop_settings(experiment)
+    checkpoint = None if resume is None else _load_checkpoint(resume, name, experiment)
     task = benchmark.make(experiment.task, config.num_envs, config.processes, False)
     stack.callback(task.close)
     eval_task = benchmark.make(experiment.task, config.eval_episodes, False, experiment.video)
@@ -227,6 +254,17 @@ def _build(
     return trainer
 
 
+def _load_checkpoint(run_dir: Path, name: str, experiment: Experiment[Any]) -> dict[str, Any]:
+    path = run_dir / "checkpoints" / CHECKPOINT
+    checkpoint = load_checkpoint(path)
+    if "trainer" not in checkpoint:
+        raise UserError(f"{path} holds a policy alone, not what a run needs to go on")
+    found = (checkpoint.get("agent_name"), checkpoint.get("task"))
+    if found != (name, experiment.task):
+        raise UserError(f"{path} is of {found[0]} on {found[1]}, expected {name} on {experiment.task}")
+    return checkpoint
+
+
 def loop_settings(experiment: Experiment[Any]) -> TrainConfig:
     """The loop's settings, with --offline carried out."""
     config = experiment.train
@@ -247,6 +285,8 @@ def _data(
         saved = checkpoint.get("scaling")
         return Data(scaling=None if saved is None else ObservationScaling.from_state(saved))
     episodes = benchmark.load_data(experiment.task, experiment.data.dataset, task)
+    if episodes is None and experiment.data.dataset is not None:
+        raise UserError(f"{benchmark.name} has no use for --dataset")
     if episodes is None:
         if loop_settings(experiment).offline_steps:
             raise UserError("offline training needs data: give --dataset FILE")
@@ -269,7 +309,11 @@ def _train(
     write_run_info(run_dir, arguments=sys.argv, config=config, step=counters.step)
     total = trainer.config.offline_steps + trainer.config.steps
     with (
-        Logger(run_dir, resume_step=counters.step if resumed else None) as logger,
+        Logger(
+            run_dir,
+            resume_step=counters.step if resumed else None,
+            drop_tags=("eval/best_return", *(() if trainer.evaluated else EVALUATION_TAGS)),
+        ) as logger,
         Progress(
             total,
             f"{name} on {experiment.task}",
@@ -304,4 +348,5 @@ def _conclude(
 
 def resume_hint(run_dir: Path) -> str:
     """The command that goes on with a run."""
-    return f"python {sys.argv[0]} --resume {run_dir}"
+    python = os.path.relpath(sys.executable)
+    return shlex.join([python, os.path.relpath(sys.argv[0]), "--resume", str(run_dir)])

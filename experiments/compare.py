@@ -68,7 +68,8 @@ def read_run(folder: Path) -> Run:
         evaluations: dict[int, dict[str, float]] = defaultdict(dict)
         with (folder / METRICS_FILE).open() as file:
             for row in csv.DictReader(file):
-                if row["tag"].startswith("eval/"):
+                # A run that was killed may have left half a line.
+                if (row["tag"] or "").startswith("eval/") and row["value"]:
                     evaluations[int(row["step"])][row["tag"]] = float(row["value"])
         agent = config["agent_name"]
         return Run(folder, config["task"], agent, agent, int(config["seed"]), info, dict(evaluations))
@@ -172,7 +173,8 @@ def plot(task: str, runs: list[Run], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)
     plt.close(figure)
 
 
@@ -185,11 +187,12 @@ def main(output: tyro.conf.Positional[Path], runs: tyro.conf.Positional[tuple[Pa
     """
     found = find_runs(runs)
     write_curves(found, output / "curves.csv")
-    folders = {f"{run.task}/{run.label}/s{run.seed}": run.info for run in found}
+    folders = {f"{run.task}/{run.label}/{run.folder.name}": run.info for run in found}
     atomic_write(output / "runs.json", json.dumps(folders, indent=2) + "\n")
     atomic_write(output / "README.md", report(found, output.name))
     for task in sorted({run.task for run in found}):
-        plot(task, [run for run in found if run.task == task], output / f"{task}.png")
+        name = task.replace("/", "-").replace(":", "-")
+        plot(task, [run for run in found if run.task == task], output / f"{name}.png")
     print(table(found))
     return 0
 

@@ -16,12 +16,28 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from envs import mujoco_env
 from experiments.common import Benchmark, main
 from experiments.presets import MUJOCO_TASKS
+from rlzoo.demos import load_episodes
 from rlzoo.main import run_main
-from rlzoo.types import VectorTask
+from rlzoo.types import Episode, VectorTask
 
 
 def _make(task: str, num_envs: int, processes: bool, render: bool) -> VectorTask:
     return mujoco_env.make(task, num_envs, processes=processes, render=render)
+
+
+def _load(task: str, given: str | None, copies: VectorTask) -> list[Episode] | None:
+    if given is None:
+        return None
+    low, high = mujoco_env.action_bounds(task)
+    spaces = copies.spaces
+    return load_episodes(
+        given,
+        state_dim=spaces.state_dim,
+        action_dim=spaces.action_dim,
+        action_low=low,
+        action_high=high,
+        max_episode_steps=mujoco_env.find(task).max_episode_steps,
+    )
 
 
 def _preset(agent: str, task: str) -> dict[str, Any]:
@@ -35,7 +51,7 @@ def _remark(task: str) -> str:
 
 
 BENCHMARK = Benchmark(
-    name="mujoco", default_task="HalfCheetah-v5", make=_make, preset=_preset, remark=_remark
+    name="mujoco", default_task="HalfCheetah-v5", make=_make, preset=_preset, load_data=_load, remark=_remark
 )
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,9 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlzoo.errors import UserError
 from rlzoo.types import Batch
 
 Update = Callable[[Batch], dict[str, Tensor]]
+
+
+def check_positive(config: object, *names: str) -> None:
+    """Refuse settings of an agent that are not above 0 and finite (every one of a tuple's entries).
+
+    Raises:
+        UserError: naming the flag.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not all(0 < entry < math.inf for entry in (value if isinstance(value, tuple) else (value,))):
+            raise UserError(f"--agent.{name.replace('_', '-')} is {value}, expected finite and above 0")
 
 
 class Agent(nn.Module):
@@ -37,7 +51,7 @@ class Agent(nn.Module):
         """
 
     def minimize(self, name: str, loss: Tensor) -> None:
-        """One step of optimiser `name` on `loss`, whose gradient reaches that optimiser's parameters alone."""
+        """One step of optimiser `name` on `loss`; only that optimiser's parameters get a gradient."""
         optimizer = self.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
         # With `inputs`, an actor's loss neither fills nor computes the gradients of the critics' weights.
@@ -53,4 +67,8 @@ class Agent(nn.Module):
         if set(state) != set(self.optimizers):
             raise ValueError(f"optimisers {sorted(state)} found, {sorted(self.optimizers)} expected")
         for name, optimizer in self.optimizers.items():
+            # Learning rates and how the step is carried out are this agent's; they may be of another device.
+            options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(dict(state[name]))
+            for group, own in zip(optimizer.param_groups, options, strict=True):
+                group.update(own)

@@ -12,6 +12,15 @@ from rlzoo.agent import Agent
 from rlzoo.replay import FrameStacker
 from rlzoo.types import Array, FloatArray, VectorTask
 
+# All tags that an evaluation may log.
+EVALUATION_TAGS = (
+    "eval/return",
+    "eval/return_std",
+    "eval/episode_length",
+    "eval/success",
+    "eval/normalized_score",
+)
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -10,7 +10,7 @@ import csv
 import io
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -35,13 +35,17 @@ class Logger:
     in a thread, where a full disk shows as a traceback from that thread; here it is a `UserError` at once.
     """
 
-    def __init__(self, run_dir: Path, resume_step: int | None = None) -> None:
+    def __init__(
+        self, run_dir: Path, resume_step: int | None = None, *, drop_tags: Collection[str] = ()
+    ) -> None:
         """Start the files of a new run, or go on with those of an old one.
 
         Args:
             run_dir: the run's folder, which no other process may be logging to.
             resume_step: environment steps at the checkpoint that the run goes on from, None for a new run.
                 Whatever was logged after it is dropped, so that the curves have neither gap nor duplicate.
+            drop_tags: what is dropped at that very step too, because it was logged once the checkpoint had
+                been written: the evaluation that closes a run, and its summary.
 
         Raises:
             UserError: a file cannot be written, or a new run finds metrics of another in its folder.
@@ -51,8 +55,8 @@ class Logger:
         self._step = resume_step or 0
         if resume_step is not None:
             remove_leftovers(run_dir)
-            self._latest = _truncate_metrics(metrics, resume_step)
-            _truncate_events(run_dir, resume_step)
+            self._latest = _truncate_metrics(metrics, resume_step, drop_tags)
+            _truncate_events(run_dir, resume_step, drop_tags)
         self._metrics = _AppendedFile(metrics, new=resume_step is None)
         if resume_step is None:
             self._metrics.write(_HEADER.encode())
@@ -188,14 +192,14 @@ def _csv_rows(step: int, values: Mapping[str, float]) -> bytes:
     return text.getvalue().encode()
 
 
-def _truncate_metrics(path: Path, step: int) -> dict[str, float]:
-    """Keep the whole rows of at most `step` environment steps. Returns the last value of each tag."""
+def _truncate_metrics(path: Path, step: int, drop_tags: Collection[str]) -> dict[str, float]:
+    """Keep the whole rows up to `step`, there without `drop_tags`. Returns the last value of each tag."""
     latest: dict[str, float] = {}
     with atomic_path(path) as temporary, temporary.open("w", newline="") as output:
         output.write(_HEADER)
         for line in _lines(path):
             row = _parse_row(line)
-            if row is not None and row[0] <= step:
+            if row is not None and (row[0] < step or (row[0] == step and row[1] not in drop_tags)):
                 latest[row[1]] = row[2]
                 output.write(line)
     return latest
@@ -216,24 +220,26 @@ def _parse_row(line: str) -> tuple[int, str, float] | None:
         return None
 
 
-def _truncate_events(run_dir: Path, step: int) -> None:
-    """Cut each event file off at the first event after `step`, or at a torn one.
+def _truncate_events(run_dir: Path, step: int, drop_tags: Collection[str]) -> None:
+    """Cut each event file off at the first event after `step`, of `drop_tags` at it, or at a torn one.
 
     The steps of one file never fall, as each was written by one session. Marking the place to resume from
     (TensorBoard's ``SessionLog.START``) is not enough: its fast data server pays no heed to the mark.
     """
     for path in run_dir.glob(f"{_EVENTS_PREFIX}*"):
         try:
-            os.truncate(path, _bytes_up_to(path, step))
+            os.truncate(path, _bytes_up_to(path, step, drop_tags))
         except OSError as error:
             raise cannot_write(path, error) from error
 
 
-def _bytes_up_to(path: Path, step: int) -> int:
-    """The number of bytes before the first event that is later than `step` or damaged."""
+def _bytes_up_to(path: Path, step: int, drop_tags: Collection[str]) -> int:
+    """The number of bytes before the first event that is to be dropped or damaged."""
     size = 0
     for record in RawEventFileLoader(str(path)).Load():
-        if Event.FromString(record).step > step:
+        event = Event.FromString(record)
+        tags = {value.tag for value in event.summary.value}
+        if event.step > step or (event.step == step and not tags.isdisjoint(drop_tags)):
             break
         size += len(record) + 16  # a record has 12 bytes (length, checksum) before its data and 4 after
     return size

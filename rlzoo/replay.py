@@ -156,6 +156,7 @@ class ReplayBuffer:
         }
         if self.spaces.pixels is not None:
             row["age"] = self._age
+        self._expire(self._written + 1)
         position = self._written % self.rows
         for name, storage in self._fields.items():
             value = torch.from_numpy(np.ascontiguousarray(row[name]))
@@ -165,7 +166,6 @@ class ReplayBuffer:
         self._pending = begins
         self._age = np.where(begins, self._age + 1, 0).astype(np.int32)
         self._ended = (terminated | truncated) & begins
-        self._expire()
 
     def add_episodes(self, episodes: Sequence[Episode]) -> None:
         """Record whole episodes, spread over the lanes so that all lanes grow by the same number of rows.
@@ -185,6 +185,7 @@ class ReplayBuffer:
         total = int(lengths.max())
         if total > self.rows:
             raise UserError(f"{total * self.lanes} rows of episodes do not fit in {self.rows * self.lanes}")
+        self._expire(self._written + total)
         begins = np.zeros((total, self.lanes), dtype=np.bool_)
         for lane, lane_episodes in enumerate(lanes):
             offset = 0
@@ -196,7 +197,6 @@ class ReplayBuffer:
         self._written += total
         self._append_starts(begins, first_row=first_row)
         self._ended[:], self._age[:] = False, 0
-        self._expire()
 
     def _write_episode(self, episode: Episode, first_row: int, lane: int) -> None:
         length = len(episode)
@@ -232,9 +232,9 @@ class ReplayBuffer:
         else:
             self._starts_in_row[(first_row + np.arange(len(begins))) % self.rows] = begins.sum(axis=1)
 
-    def _expire(self) -> None:
-        """Forget the starts whose rows, or whose stacked frames, have been overwritten."""
-        limit = self._written - self.rows + self.spaces.frame_stack - 1
+    def _expire(self, written: int) -> None:
+        """Forget the starts whose rows, or whose stacked frames, go when `written` rows will have been."""
+        limit = written - self.rows + self.spaces.frame_stack - 1
         while self._oldest < limit:
             self._count -= int(self._starts_in_row[self._oldest % self.rows])
             self._starts_in_row[self._oldest % self.rows] = 0
@@ -303,8 +303,9 @@ class ReplayBuffer:
         first = self._starts_end - self._count
         order = (torch.arange(self._count, device=self.storage_device) + first) % len(self._starts)
         return {
-            # Cloned: saving a slice would write the whole storage.
-            "fields": {name: storage[:filled].clone() for name, storage in self._fields.items()},
+            # Cloned where not full, as saving a slice writes the whole storage; copied to the host from a
+            # GPU, which may have no room for a second copy.
+            "fields": {name: _for_saving(storage, filled) for name, storage in self._fields.items()},
             "starts": self._starts[order],
             "starts_in_row": torch.from_numpy(self._starts_in_row.copy()),
             "written": self._written,
@@ -339,7 +340,15 @@ class ReplayBuffer:
         self._pending = state["pending"].numpy().copy()
         self._ended = state["ended"].numpy().copy()
         self._age = state["age"].numpy().copy()
-        self.generator.set_state(state["generator"])
+        # A generator's state fits its own kind of device only: elsewhere sampling goes on with a new one.
+        if len(state["generator"]) == len(self.generator.get_state()):
+            self.generator.set_state(state["generator"])
+
+
+def _for_saving(storage: Tensor, filled: int) -> Tensor:
+    if storage.is_cuda:
+        return storage[:filled].cpu()
+    return storage if filled == len(storage) else storage[:filled].clone()
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

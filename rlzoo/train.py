@@ -186,10 +186,15 @@ class Trainer:
         while self.counters.env_steps < self.config.steps and not stop.requested:
             self._iterate()
             self._after_step()
-        finished = not stop.requested
-        if finished and (not self.evaluations or self.evaluations[-1]["step"] != self.counters.step):
-            self._evaluate()
         self._checkpoint()
+        # After the checkpoint: a longer run has no evaluation here, and a resumed one must equal it.
+        if not stop.requested and not self.evaluated:
+            self._evaluate()
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether there has been an evaluation at the current step."""
+        return bool(self.evaluations) and self.evaluations[-1]["step"] == self.counters.step
 
     def _iterate(self) -> None:
         """One step of all environments, and the updates that are due meanwhile."""
@@ -216,7 +221,8 @@ class Trainer:
 
     def _updates_due(self) -> int:
         due = int(max(0, self.counters.env_steps - self.config.warmup_steps) * self.config.utd)
-        return max(0, due - self.counters.online_updates) if len(self.replay) else 0
+        known = len(self.replay) or self.demos is not None
+        return max(0, due - self.counters.online_updates) if known else 0
 
     def _update(self) -> None:
         update = self.cycle[self.counters.updates % len(self.cycle)]
@@ -225,9 +231,9 @@ class Trainer:
     def _sample(self) -> Batch:
         if self.demos is None or self.demo_rows == 0:
             return self.replay.sample(self.config.batch_size)
+        if self.demo_rows == self.config.batch_size or not len(self.replay):
+            return self.demos.sample(self.config.batch_size)
         demos = self.demos.sample(self.demo_rows)
-        if self.demo_rows == self.config.batch_size:
-            return demos
         return concatenate(demos, self.replay.sample(self.config.batch_size - self.demo_rows))
 
     def _count(self, step: Step) -> None:
@@ -284,7 +290,7 @@ class Trainer:
                 self._fail_not_finite(name, value)
         return values
 
-    def _fail_not_finite(self, name: str, value: float) -> None:
+    def _fail_not_finite(self, name: str, value: float | str) -> None:
         checkpoint = self.run_dir / "checkpoints" / CHECKPOINT
         kept = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "no checkpoint yet"
         raise UserError(
@@ -340,7 +346,7 @@ class Trainer:
         """Raise a UserError if a weight is not finite: a finite loss may have a gradient that is not."""
         for name, parameter in self.agent.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
-                self._fail_not_finite(f"weight {name}", math.nan)
+                self._fail_not_finite(f"weight {name}", "not finite")
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the run goes on."""

@@ -194,6 +194,16 @@ def test_episodes_then_steps_then_wrap() -> None:
     assert states == [[7, 4], [7, 5]] + [[8, t] for t in range(6)] + [[0, t] for t in range(9)]
 
 
+def test_whole_episodes_wrap_around() -> None:
+    buffer = make(20)
+    buffer.add_episodes([episode(1, 8), episode(2, 8)])  # 18 rows
+    for number in range(3, 9):
+        buffer.add_episodes([episode(number, 8)])
+        states = everything(buffer).obs["state"].tolist()
+        # 20 rows hold the newest two episodes, and of the one before time 7 and the final observation.
+        assert states == [[number - 2, 7]] + [[n, t] for n in (number - 1, number) for t in range(8)]
+
+
 def test_episodes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UserError, match="do not fit"):
         make(10).add_episodes([episode(0, 10)])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rlzoo.agent import Agent, Update
 from rlzoo.checkpoint import load_checkpoint
 from rlzoo.errors import UserError
+from rlzoo.evaluate import EVALUATION_TAGS
 from rlzoo.logger import Logger
 from rlzoo.main import StopSignal
 from rlzoo.progress import Progress
@@ -206,11 +207,34 @@ def test_offline_only(tmp_path: Path) -> None:
 def test_a_quantity_that_is_not_finite_stops_the_run(tmp_path: Path, weight: bool) -> None:
     config = dataclasses.replace(CONFIG, checkpoint_every=60)
     trainer = make_trainer(config, Counting(poison_at=20, weight=weight))
-    with pytest.raises(UserError, match=r"(loss/test|weight weight) became nan by step \d+ \(update \d+\)"):
+    with pytest.raises(
+        UserError, match=r"(loss/test became nan|weight weight became not finite) by step \d+ \(update \d+\)"
+    ):
         train(trainer, tmp_path)
     state = load_checkpoint(tmp_path / "checkpoints" / CHECKPOINT)["trainer"]
     assert bool(torch.isfinite(state["agent"]["weight"]).all())
     assert state["counters"]["env_steps"] >= 60
+
+
+@pytest.mark.parametrize("middle", [100, 132])
+def test_a_finished_run_that_is_prolonged_equals_a_longer_one(tmp_path: Path, middle: int) -> None:
+    """Also where it ends between two evaluations, with one of its own to close it."""
+    straight = make_trainer()
+    train(straight, tmp_path / "straight")
+    short = make_trainer(dataclasses.replace(CONFIG, steps=middle))
+    train(short, tmp_path / "prolonged")
+    assert short.evaluated
+    prolonged = make_trainer()
+    state = load_checkpoint(tmp_path / "prolonged" / "checkpoints" / CHECKPOINT)["trainer"]
+    prolonged.load_state_dict(state)
+    tags = () if prolonged.evaluated else EVALUATION_TAGS
+    with (
+        Logger(tmp_path / "prolonged", resume_step=prolonged.counters.step, drop_tags=tags) as logger,
+        Progress(1, "test") as progress,
+    ):
+        prolonged.run(logger, progress, StopSignal(), tmp_path / "prolonged")
+    assert rows(tmp_path / "prolonged") == rows(tmp_path / "straight")
+    assert prolonged.counters == straight.counters
 
 
 class StopAt(StopSignal):
