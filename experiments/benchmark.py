@@ -35,7 +35,7 @@ from rlzoo.errors import UserError
 from rlzoo.evaluate import policy_action
 from rlzoo.files import atomic_write
 from rlzoo.logger import Logger
-from rlzoo.main import StopSignal, resolve_device, run_main
+from rlzoo.main import StopSignal, keep_freed_memory, resolve_device, run_main
 from rlzoo.progress import Progress
 from rlzoo.replay import ReplayBuffer
 from rlzoo.run import describe_machine
@@ -178,6 +178,7 @@ def time_agent(settings: Settings, name: str, device: torch.device, rate: float)
 def main() -> int:
     """Time the agents, print a table, write the JSON."""
     settings = tyro.cli(Settings, description=__doc__)
+    keep_freed_memory()
     device = resolve_device(settings.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -24,7 +24,7 @@ from rlzoo.checkpoint import load_checkpoint
 from rlzoo.errors import UserError
 from rlzoo.evaluate import EVALUATION_TAGS
 from rlzoo.logger import Logger
-from rlzoo.main import StopSignal, resolve_device
+from rlzoo.main import StopSignal, keep_freed_memory, resolve_device
 from rlzoo.normalize import ObservationScaling, StandardizedTask
 from rlzoo.progress import Progress, evaluation_table, tensorboard_hint
 from rlzoo.run import CONFIG_FILE, create_run_dir, flatten_config, plain, write_run_info
@@ -190,6 +190,7 @@ def _flag(key: str) -> str:
 
 def run(benchmark: Benchmark, name: str, experiment: Experiment[Any], resume: Path | None = None) -> int:
     """Train, print the evaluations, return the exit code (128 + signal if a signal stopped it)."""
+    keep_freed_memory()
     device = resolve_device(experiment.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # streams and graphs are made on the current device

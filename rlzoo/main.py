@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import select
@@ -89,6 +90,20 @@ class StopSignal:
         else:
             self.requested = signal.Signals(number)
             _write_stderr(_STOPPING)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory that PyTorch frees on the CPU, instead of returning it to the system.
+
+    An update frees and asks for the same half-megabyte tensors over and over; returned and fetched anew, each
+    comes back as hundreds of page faults (470 in an update of DSAC-T, a tenth of its time). Elsewhere than on
+    glibc this does nothing.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(trim_threshold, 512 * 2**20)
+        libc.mallopt(mmap_threshold, 32 * 2**20)
 
 
 def resolve_device(name: str) -> torch.device:
