@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from algos.binning import Binning
 from rlzoo.agent import Agent, Update, check_positive
 from rlzoo.errors import UserError
-from rlzoo.networks import ACTIVATIONS, Activation, EnsembleMLP, frozen_copy, polyak_update
+from rlzoo.networks import ACTIVATIONS, Activation, EnsembleMLP, adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
 
 
@@ -289,15 +289,7 @@ class ARSQ(Agent):
         self.to(device)
         self._online = [*self.value.parameters(), *self.advantage.parameters()]
         self._targets = [*self.target_value.parameters(), *self.target_advantage.parameters()]
-        # AdamW without weight decay is Adam.
-        optimizer = torch.optim.AdamW(
-            self._online,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            fused=True,
-            capturable=device.type == "cuda",
-        )
-        self.optimizers = {"networks": optimizer}
+        self.optimizers = {"networks": adam(self._online, config.lr, config.weight_decay)}
 
     def features(self, obs: dict[str, Tensor]) -> Tensor:
         """What the networks see of an observation: [B, F]."""

@@ -17,7 +17,7 @@ from algos.arsq import AdvantageNetwork, AutoregressiveConfig, at_codes, mean_ov
 from rlzoo.agent import Agent, Update, check_positive
 from rlzoo.distributions import GaussianPolicy
 from rlzoo.errors import UserError
-from rlzoo.networks import Activation
+from rlzoo.networks import Activation, adam
 from rlzoo.types import Batch, Spaces
 
 
@@ -80,15 +80,7 @@ class BC(Agent):
         else:
             self.policy = AdvantageNetwork(spaces.state_dim, spaces.action_dim, config, ensemble=1)
         self.to(device)
-        # AdamW without weight decay is Adam.
-        optimizer = torch.optim.AdamW(
-            self.policy.parameters(),
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            fused=True,
-            capturable=device.type == "cuda",
-        )
-        self.optimizers = {"policy": optimizer}
+        self.optimizers = {"policy": adam(self.policy.parameters(), config.lr, config.weight_decay)}
 
     def features(self, obs: dict[str, Tensor]) -> Tensor:
         """What the policy sees of an observation: [B, F]."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from algos.binning import Binning
 from rlzoo.agent import Agent, Update, check_positive
 from rlzoo.errors import UserError
-from rlzoo.networks import frozen_copy, polyak_update
+from rlzoo.networks import adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
 
 # Bins whose values differ by less than this count as equal when exploring; the heads start at zero.
@@ -201,15 +201,7 @@ class CQN(Agent):
         self.to(device)
         self._online = list(self.critic.parameters())
         self._targets = list(self.target_critic.parameters())
-        # AdamW without weight decay is Adam.
-        optimizer = torch.optim.AdamW(
-            self._online,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            fused=True,
-            capturable=device.type == "cuda",
-        )
-        self.optimizers = {"critic": optimizer}
+        self.optimizers = {"critic": adam(self._online, config.lr, config.weight_decay)}
 
     def features(self, obs: dict[str, Tensor]) -> Tensor:
         """What the critic sees of an observation: [B, S]."""

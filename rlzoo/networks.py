@@ -76,10 +76,14 @@ def frozen_copy(module: Module) -> Module:
     return copy.deepcopy(module).requires_grad_(False)
 
 
-def adam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Adam:
-    """Adam in one fused kernel, its step counter on the device so that a CUDA graph can hold it."""
+def adam(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> torch.optim.AdamW:
+    """AdamW in one fused kernel, its step counter on the device so that a CUDA graph can hold it.
+
+    Without decoupled weight decay this is Adam.
+    """
     parameters = list(parameters)
-    return torch.optim.Adam(parameters, lr=lr, fused=True, capturable=parameters[0].is_cuda)
+    on_gpu = parameters[0].is_cuda
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True, capturable=on_gpu)
 
 
 @torch.no_grad()
