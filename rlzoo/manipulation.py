@@ -1,0 +1,162 @@
+"""The contract of RLBench's manipulation tasks, whatever simulates them: observations, actions, limits.
+
+The protocol of CQN (Seo et al., arXiv 2407.07787) and ARSQ: a Franka Panda moved by changes of its joint
+positions, seen by four cameras, with sparse rewards and demonstrations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rlzoo.errors import UserError
+from rlzoo.types import Episode, FloatArray
+
+CAMERAS = ("front", "wrist", "left_shoulder", "right_shoulder")
+IMAGE_SIZE = 84  # pixels, height and width
+FRAME_STACK = 8
+NUM_JOINTS = 7
+ACTION_DIM = NUM_JOINTS + 1  # and the gripper
+MAX_DELTA = 0.2  # rad per step; demonstrations that move faster are left out
+ACTION_MARGIN = 0.2  # the demonstrations' range of deltas is widened by this share of itself on either side
+TIME_LIMITS = {  # steps; the tasks of ARSQ's and CQN's experiments
+    "basketball_in_hoop": 125,
+    "insert_usb_in_computer": 100,
+    "lamp_on": 100,
+    "meat_on_grill": 150,
+    "open_door": 125,
+    "open_drawer": 100,
+    "open_microwave": 125,
+    "open_oven": 225,
+    "phone_on_base": 175,
+    "pick_up_cup": 100,
+    "press_switch": 100,
+    "put_books_on_bookshelf": 175,
+    "put_money_in_safe": 150,
+    "put_rubbish_in_bin": 150,
+    "reach_target": 50,
+    "slide_block_to_target": 150,
+    "stack_wine": 150,
+    "sweep_to_dustpan": 100,
+    "take_lid_off_saucepan": 100,
+    "take_plate_off_colored_dish_rack": 150,
+    "toilet_seat_up": 150,
+    "turn_tap": 125,
+}
+DEFAULT_TIME_LIMIT = 150  # steps, for a task that is not in TIME_LIMITS
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One successful episode of T steps as it was recorded: T + 1 observations.
+
+    Attributes:
+        joint_positions: f32 [T+1, 7], rad.
+        gripper_open: f32 [T+1], 1 open, 0 closed.
+        joint_targets: f32 [T+1, 7], where the step that led to each observation sent the joints
+            (``misc["joint_position_action"]``; the first row is not used), or None in older recordings.
+        task_state: f32 [T+1, K], the poses of the task's objects; K may be 0.
+        frames: u8 [T+1, V, 3, H, W], RGB of V cameras in the order asked for, or None.
+    """
+
+    joint_positions: FloatArray
+    gripper_open: FloatArray
+    joint_targets: FloatArray | None
+    task_state: FloatArray
+    frames: npt.NDArray[np.uint8] | None = None
+
+    @property
+    def actions(self) -> FloatArray:
+        """[T, 8]: change of the joint positions asked for by each step (rad), and whether the gripper is
+        open after it."""
+        reached = self.joint_positions if self.joint_targets is None else self.joint_targets
+        deltas = reached[1:] - self.joint_positions[:-1]
+        return np.concatenate([deltas, self.gripper_open[1:, None]], axis=1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class ActionScale:
+    """The linear map between the robot's actions and an agent's in [-1, 1].
+
+    Attributes:
+        low, high: f32 [8], the robot's actions at -1 and 1.
+    """
+
+    low: FloatArray
+    high: FloatArray
+
+    @classmethod
+    def of(cls, demonstrations: Sequence[Demonstration]) -> ActionScale:
+        """The demonstrations' range of each joint's delta, widened on either side; the gripper's is 0..1.
+
+        Raises:
+            UserError: there are no demonstrations.
+        """
+        if not demonstrations:
+            raise UserError("no demonstrations: the range of the actions is taken from them")
+        actions = np.concatenate([demonstration.actions for demonstration in demonstrations])
+        low, high = actions.min(axis=0), actions.max(axis=0)
+        margin = ACTION_MARGIN * (high - low)
+        # A joint that no demonstration moves still needs a width to divide by.
+        low, high = low - margin, np.maximum(high + margin, low - margin + 1e-4)
+        low[-1], high[-1] = 0.0, 1.0
+        return cls(low.astype(np.float32), high.astype(np.float32))
+
+    def normalize(self, actions: FloatArray) -> FloatArray:
+        """Robot's actions [..., 8] -> [-1, 1], clipped."""
+        scaled = 2 * (actions - self.low) / (self.high - self.low) - 1
+        return np.clip(scaled, -1, 1).astype(np.float32)
+
+    def denormalize(self, actions: FloatArray) -> FloatArray:
+        """Agent's actions [..., 8] in [-1, 1] -> deltas within ±MAX_DELTA rad, and the gripper in 0..1."""
+        robot = self.low + (np.clip(actions, -1, 1) + 1) / 2 * (self.high - self.low)
+        robot[..., :NUM_JOINTS] = robot[..., :NUM_JOINTS].clip(-MAX_DELTA, MAX_DELTA)
+        return robot.astype(np.float32)
+
+
+def within_limits(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
+    """Those whose deltas all stay within MAX_DELTA."""
+    return [
+        demonstration
+        for demonstration in demonstrations
+        if np.abs(demonstration.actions[:, :NUM_JOINTS]).max(initial=0.0) <= MAX_DELTA
+    ]
+
+
+def observation_state(
+    joint_positions: FloatArray, gripper_open: FloatArray, task_state: FloatArray, *, with_task: bool
+) -> FloatArray:
+    """``obs["state"]`` [..., 8] or [..., 8 + K]: joints [..., 7], gripper [...], and the task's state."""
+    parts = [joint_positions, gripper_open[..., None], *([task_state] if with_task else [])]
+    return np.concatenate(parts, axis=-1).astype(np.float32)
+
+
+def to_episodes(
+    demonstrations: Sequence[Demonstration], scale: ActionScale, *, pixels: bool
+) -> list[Episode]:
+    """Episodes to learn from: reward 1 and termination at the last step, 0 before.
+
+    With `pixels` the state is the robot's alone and the frames go along; without, it includes the task's.
+    """
+    episodes = []
+    for demonstration in demonstrations:
+        actions = scale.normalize(demonstration.actions)
+        reward = np.zeros(len(actions), np.float32)
+        reward[-1] = 1.0
+        obs = {
+            "state": observation_state(
+                demonstration.joint_positions,
+                demonstration.gripper_open,
+                demonstration.task_state,
+                with_task=not pixels,
+            )
+        }
+        if pixels:
+            if demonstration.frames is None:
+                raise UserError("the demonstrations hold no camera images; use --observations state")
+            obs["pixels"] = demonstration.frames
+        episodes.append(Episode(obs=obs, action=actions, reward=reward, terminated=True, success=True))
+    return episodes
