@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlzoo.errors import UserError
-from rlzoo.types import Episode, FloatArray
+from rlzoo.types import Array, Episode, FloatArray
 
 CAMERAS = ("front", "wrist", "left_shoulder", "right_shoulder")
 IMAGE_SIZE = 84  # pixels, height and width
@@ -112,9 +112,9 @@ class ActionScale:
 
     def denormalize(self, actions: FloatArray) -> FloatArray:
         """Agent's actions [..., 8] in [-1, 1] -> deltas within ±MAX_DELTA rad, and the gripper in 0..1."""
-        robot = self.low + (np.clip(actions, -1, 1) + 1) / 2 * (self.high - self.low)
+        robot: FloatArray = self.low + (np.clip(actions, -1, 1) + 1) / 2 * (self.high - self.low)
         robot[..., :NUM_JOINTS] = robot[..., :NUM_JOINTS].clip(-MAX_DELTA, MAX_DELTA)
-        return robot.astype(np.float32)
+        return robot.astype(np.float32, copy=False)
 
 
 def within_limits(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
@@ -146,7 +146,7 @@ def to_episodes(
         actions = scale.normalize(demonstration.actions)
         reward = np.zeros(len(actions), np.float32)
         reward[-1] = 1.0
-        obs = {
+        obs: dict[str, Array] = {
             "state": observation_state(
                 demonstration.joint_positions,
                 demonstration.gripper_open,
