@@ -114,7 +114,7 @@ class ActionScale:
         """Agent's actions [..., 8] in [-1, 1] -> deltas within ±MAX_DELTA rad, and the gripper in 0..1."""
         robot: FloatArray = self.low + (np.clip(actions, -1, 1) + 1) / 2 * (self.high - self.low)
         robot[..., :NUM_JOINTS] = robot[..., :NUM_JOINTS].clip(-MAX_DELTA, MAX_DELTA)
-        return robot.astype(np.float32, copy=False)
+        return np.asarray(robot, np.float32)
 
 
 def within_limits(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
