@@ -169,7 +169,7 @@ def _load_experiment(run_dir: Path, arguments: list[str]) -> tuple[str, Experime
 
 # What a resumed run may change; anything else would make it neither the old run nor a new one.
 CHANGEABLE = {"device", "threads", "video", "train.steps", "train.processes", "train.capture"}
-CHANGEABLE |= {"train.offline_steps", "train.checkpoint_every"}
+CHANGEABLE |= {"train.offline_steps", "train.checkpoint_every", "train.stop_at_return"}
 
 
 def _refuse_changes(old: Experiment[Any], new: Experiment[Any]) -> None:

@@ -240,6 +240,29 @@ class ReplayBuffer:
             self._starts_in_row[self._oldest % self.rows] = 0
             self._oldest += 1
 
+    # ---------------------------------------------------------------------------------------- reading
+
+    def episodes(self) -> list[Episode]:
+        """Everything recorded, in the order in which the episodes began.
+
+        An episode still going on ends, not terminated, at its newest observation. Where old rows have been
+        overwritten, each lane begins with its first whole episode.
+        """
+        first = max(0, self._written - self.rows)
+        rows = torch.arange(first, self._written, device=self.storage_device) % self.rows
+        found: list[tuple[int, Episode]] = []
+        for lane in range(self.lanes):
+            fields = {name: values[rows * self.lanes + lane].cpu().numpy()
+                      for name, values in self._fields.items()}  # fmt: skip
+            # The observation after an episode's last step has a row of its own, not yet for the newest step.
+            finals = (np.flatnonzero(fields["ended"][:-1]) + 1).tolist()
+            begin = finals.pop(0) + 1 if first and finals else 0
+            for final in [*finals, len(rows) - 1]:
+                if begin < final:
+                    found.append((begin, _episode(fields, begin, final)))
+                begin = final + 1
+        return [episode for _, episode in sorted(found, key=lambda pair: pair[0])]
+
     # --------------------------------------------------------------------------------------- sampling
 
     def sample(self, batch_size: int) -> Batch:
@@ -343,6 +366,16 @@ class ReplayBuffer:
         # A generator's state fits its own kind of device only: elsewhere sampling goes on with a new one.
         if len(state["generator"]) == len(self.generator.get_state()):
             self.generator.set_state(state["generator"])
+
+
+def _episode(fields: Mapping[str, Array], begin: int, final: int) -> Episode:
+    """The episode whose first observation is row `begin` and whose last is row `final`."""
+    return Episode(
+        obs={name: fields[name][begin : final + 1] for name in ("state", "pixels") if name in fields},
+        action=fields["action"][begin:final],
+        reward=fields["reward"][begin:final],
+        terminated=bool(fields["terminated"][final - 1]),
+    )
 
 
 def _for_saving(storage: Tensor, filled: int) -> Tensor:

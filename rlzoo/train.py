@@ -61,6 +61,8 @@ class TrainConfig:
     """Steps between evaluations with the deterministic policy."""
     eval_episodes: int = 10
     """Episodes per evaluation, played side by side."""
+    stop_at_return: float | None = None
+    """End with the first evaluation whose mean return is at least this; None: not before --steps."""
     log_every: int = 2_000
     """Steps between two rows of losses, values and training returns."""
     checkpoint_every: int = 250_000
@@ -179,11 +181,11 @@ class Trainer:
         """
         self.logger, self.progress, self.run_dir = logger, progress, run_dir
         self.clock, self.clock_counters = time.monotonic(), (self.counters.env_steps, self.counters.updates)
-        while self.counters.offline_updates < self.config.offline_steps and not stop.requested:
+        while self.counters.offline_updates < self.config.offline_steps and self._goes_on(stop):
             self._update()
             self.counters.offline_updates += 1
             self._after_step()
-        while self.counters.env_steps < self.config.steps and not stop.requested:
+        while self.counters.env_steps < self.config.steps and self._goes_on(stop):
             self._iterate()
             self._after_step()
         self._checkpoint()
@@ -195,6 +197,12 @@ class Trainer:
     def evaluated(self) -> bool:
         """Whether there has been an evaluation at the current step."""
         return bool(self.evaluations) and self.evaluations[-1]["step"] == self.counters.step
+
+    def _goes_on(self, stop: StopSignal) -> bool:
+        """Whether nothing but the number of steps ends the run: no signal, and no return that was enough."""
+        goal = self.config.stop_at_return
+        is_good = goal is not None and bool(self.evaluations) and self.evaluations[-1]["eval/return"] >= goal
+        return not (stop.requested or is_good)
 
     def _iterate(self) -> None:
         """One step of all environments, and the updates that are due meanwhile."""

@@ -292,3 +292,30 @@ def test_demonstrations_keep_their_share_of_a_batch() -> None:
     batch = concatenate(demos.sample(3), replay.sample(5))
     assert batch.is_demo.tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
     assert batch.obs["state"][:, 0].tolist() == [2, 2, 2, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("rows", [40, 12])
+def test_episodes_come_back_whole_also_after_the_ring_has_wrapped(rows: int) -> None:
+    """Two lanes of episodes of 4 steps; the newest two are still without their final observation."""
+    buffer = ReplayBuffer(
+        Spaces(1, 1), capacity=2 * rows, lanes=2, device=torch.device("cpu"), discount=0.9
+    )
+    clock, length = np.array([0, 2]), 4  # lane 1 is two steps ahead
+    for row in range(22):
+        obs = np.array([[row], [100 + row]], np.float32)
+        at_end = clock == length  # the final observation's row
+        ended = clock == length - 1
+        buffer.add({"state": obs}, obs, obs[:, 0], ended, np.zeros(2, np.bool_))
+        clock = np.where(at_end, 0, clock + 1)
+    episodes = buffer.episodes()
+    begins = [int(episode.obs["state"][0, 0]) for episode in episodes]
+    if rows == 40:
+        assert begins == [0, 100, 103, 5, 108, 10, 113, 15, 118, 20]
+    else:  # row 10 is the oldest: lane 0 begins an episode there, but nothing left in the buffer says so
+        assert begins == [113, 15, 118, 20]
+    for episode in episodes:
+        begin, steps = episode.obs["state"][0, 0], len(episode)
+        np.testing.assert_array_equal(episode.obs["state"][:, 0], begin + np.arange(steps + 1))
+        np.testing.assert_array_equal(episode.reward, begin + np.arange(steps))
+        is_whole = steps == length or begin == 100
+        assert episode.terminated == is_whole and episode.action.shape == (steps, 1)

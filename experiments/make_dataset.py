@@ -1,0 +1,269 @@
+"""Roll out trained agents and write D4RL-format and Minari datasets, of D4RL's kinds.
+
+python experiments/make_dataset.py random --task Hopper-v4 --output hopper-random.hdf5
+python experiments/make_dataset.py expert --expert RUN --output hopper-expert.hdf5
+python experiments/make_dataset.py medium --medium RUN2 --expert RUN --output hopper-medium.hdf5
+python experiments/make_dataset.py medium-replay --medium RUN2 --output hopper-medium-replay.hdf5
+python experiments/make_dataset.py medium-expert --medium RUN2 --expert RUN --minari hopper/mixed-v0
+
+RUN is the folder of a run that learned for long; RUN2 one that was stopped at a third of its return:
+
+python experiments/mujoco.py dsac-t --task Hopper-v4 --stop-at-return 1100
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+# Python puts a script's folder first on sys.path, where mujoco.py would hide the package.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import pydantic
+import torch
+import tyro
+
+from envs import d4rl_env, mujoco_env
+from envs.d4rl_tasks import TASKS
+from envs.gym_env import GymVectorTask
+from experiments.presets import AGENTS
+from rlzoo.checkpoint import load_checkpoint
+from rlzoo.demo_writers import write_d4rl, write_minari
+from rlzoo.demos import summary
+from rlzoo.errors import UserError
+from rlzoo.evaluate import policy_action
+from rlzoo.main import resolve_device, run_main
+from rlzoo.normalize import ObservationScaling
+from rlzoo.replay import ReplayBuffer
+from rlzoo.train import BEST_POLICY, CHECKPOINT, TrainConfig
+from rlzoo.types import Array, Episode, FloatArray, Spaces
+
+Kind = Literal["random", "medium", "medium-replay", "expert", "medium-expert"]
+Policy = Callable[[dict[str, Array]], FloatArray]  # observations [N, ...] -> actions [N, A] in [-1, 1]
+MEDIUM_SHARE = 1 / 3  # of the expert's return, D4RL's definition of "medium" (arXiv 2004.07219, section 5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to record, and where to."""
+
+    kind: tyro.conf.Positional[Kind]
+    """random: uniform actions. medium, expert: the policy of that run. medium-expert: half of each.
+    medium-replay: all that the medium run had in its replay buffer when it ended."""
+    task: str | None = None
+    """Needed for random alone; the runs know theirs."""
+    expert: Path | None = None
+    """Folder of the expert's run; its best policy is rolled out."""
+    medium: Path | None = None
+    """Folder of the medium run; its last policy is rolled out."""
+    steps: int = 1_000_000
+    """Steps to record, then each running episode is played to its end; medium-replay takes all there are."""
+    num_envs: int = 10
+    """Environments stepped side by side."""
+    noise: float | None = None
+    """Act with the policy's mean plus Gaussian noise of this standard deviation; None: sample the policy,
+    as D4RL does."""
+    seed: int = 1
+    """Of the environments and the sampling."""
+    device: str = "cpu"
+    """Of the policy."""
+    output: Path | None = None
+    """D4RL-format HDF5 file to write."""
+    minari: str | None = None
+    """Name of the Minari dataset to write, "namespace/name-v0", in $MINARI_DATASETS_PATH."""
+
+    def __post_init__(self) -> None:
+        needs = {"random": ["task"], "medium-replay": ["medium"]}.get(self.kind, self.kind.split("-"))
+        missing = [f"--{name}" for name in needs if getattr(self, name) is None]
+        if missing:
+            raise UserError(f"{self.kind} needs {' and '.join(missing)}")
+        if self.output is None and self.minari is None:
+            raise UserError("nothing to write: give --output FILE, --minari NAME or both")
+        if self.steps < 1 or self.num_envs < 1:
+            raise UserError("--steps and --num-envs must be at least 1")
+        if self.noise is not None and not 0 <= self.noise < np.inf:
+            raise UserError(f"--noise is {self.noise}, expected finite and at least 0")
+
+
+def make_task(task: str, num_envs: int) -> GymVectorTask:
+    """A task of D4RL by its D4RL name, any other by its Gymnasium id."""
+    return (d4rl_env if task in TASKS else mujoco_env).make(task, num_envs)
+
+
+def read_run(run_dir: Path, name: str) -> dict[str, Any]:
+    """The checkpoint `name` of a run.
+
+    Raises:
+        UserError: it is missing, damaged, or of an agent that is not known here.
+    """
+    checkpoint = load_checkpoint(run_dir / "checkpoints" / name)
+    if checkpoint.get("agent_name") not in AGENTS:
+        raise UserError(f"{run_dir} was trained by {checkpoint.get('agent_name')!r}, which is no agent here")
+    return checkpoint
+
+
+def load_policy(
+    checkpoint: Mapping[str, Any], spaces: Spaces, device: torch.device, noise: float | None
+) -> Policy:
+    """The policy in a checkpoint: sampled, or its mean with Gaussian noise.
+
+    Raises:
+        UserError: the checkpoint does not fit the task.
+    """
+    entry = AGENTS[checkpoint["agent_name"]]
+    saved = checkpoint["agent"] if "agent" in checkpoint else checkpoint["trainer"]["agent"]
+    try:
+        config = pydantic.TypeAdapter(entry.config).validate_python(checkpoint["agent_config"])
+        agent = entry.make(spaces, config, device)
+        agent.load_state_dict(saved)
+    except (KeyError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the checkpoint does not fit {checkpoint.get('task')}: {reason}") from error
+    state = checkpoint.get("scaling")
+    scaling = None if state is None else ObservationScaling.from_state(state)
+
+    def act(obs: dict[str, Array]) -> FloatArray:
+        scaled = obs if scaling is None else scaling(obs)
+        action = policy_action(agent, scaled, device, deterministic=noise is not None)
+        if noise:
+            action = action + noise * torch.randn(action.shape).numpy()
+        return np.clip(action, -1, 1).astype(np.float32)
+
+    return act
+
+
+def roll_out(task: GymVectorTask, policy: Policy, *, steps: int, seed: int) -> list[Episode]:
+    """At least `steps` steps of whole episodes: each lane plays on until the episode it is in has ended.
+
+    Args:
+        task: N lanes, one episode after another in each.
+        policy: observations [N, ...] -> actions [N, A].
+    """
+    lanes = task.num_envs
+    obs = task.reset(seed)
+    open_episodes: list[list[tuple[Array, FloatArray, np.float32]]] = [[] for _ in range(lanes)]
+    episodes: list[Episode] = []
+    recorded, stopped, ended = 0, np.zeros(lanes, np.bool_), np.zeros(lanes, np.bool_)
+    while not stopped.all():
+        action = policy(obs)
+        task.send(action)
+        step = task.receive()
+        resets, ended = ended, (step.terminated | step.truncated) & ~ended
+        for lane in np.flatnonzero(~resets & ~stopped):
+            rows = open_episodes[lane]
+            rows.append((obs["state"][lane].copy(), action[lane].copy(), step.reward[lane]))
+            recorded += 1
+            if ended[lane]:
+                states, actions, rewards = zip(*rows, strict=True)
+                states = np.stack([*states, step.obs["state"][lane]])
+                success = None if np.isnan(step.success[lane]) else bool(step.success[lane])
+                episodes.append(
+                    Episode({"state": states}, np.stack(actions), np.array(rewards, np.float32),
+                            bool(step.terminated[lane]), success)
+                )  # fmt: skip
+                rows.clear()
+                stopped[lane] = recorded >= steps
+        obs = step.obs
+    return episodes
+
+
+def replayed(checkpoint: Mapping[str, Any], spaces: Spaces) -> list[Episode]:
+    """The episodes in a run's replay buffer, observations as the task gave them."""
+    saved = checkpoint["trainer"]["replay"]
+    lanes = len(saved["pending"])
+    replay = ReplayBuffer(
+        spaces,
+        capacity=len(saved["starts_in_row"]) * lanes,
+        lanes=lanes,
+        device=torch.device("cpu"),
+        discount=TrainConfig().discount,  # of no matter to what was recorded
+    )
+    replay.load_state_dict(saved)
+    if checkpoint.get("scaling") is not None:
+        raise UserError("the run standardised its observations: its buffer does not hold the task's own")
+    return replay.episodes()
+
+
+def record(settings: Settings) -> tuple[str, list[Episode], str]:
+    """The task's name, the episodes, and the names of the agents that made them."""
+    if settings.kind == "random":
+        assert settings.task is not None
+        with closing(make_task(settings.task, settings.num_envs)) as task:
+            generator = np.random.default_rng(settings.seed)
+            size = (task.num_envs, task.spaces.action_dim)
+            episodes = roll_out(
+                task,
+                lambda obs: generator.uniform(-1, 1, size).astype(np.float32),
+                steps=settings.steps,
+                seed=settings.seed,
+            )
+        return settings.task, episodes, "random"
+    if settings.kind == "medium-replay":
+        assert settings.medium is not None
+        checkpoint = read_run(settings.medium, CHECKPOINT)
+        with closing(make_task(checkpoint["task"], 1)) as task:
+            return checkpoint["task"], replayed(checkpoint, task.spaces), checkpoint["agent_name"]
+    parts = []
+    for index, level in enumerate(settings.kind.split("-")):
+        run = settings.medium if level == "medium" else settings.expert
+        assert run is not None
+        parts.append(_roll_out_run(settings, run, CHECKPOINT if level == "medium" else BEST_POLICY, index))
+    tasks = {name for name, _, _ in parts}
+    if len(tasks) > 1:
+        raise UserError(f"the runs are of different tasks: {', '.join(sorted(tasks))}")
+    agents = "+".join(sorted({agent for _, _, agent in parts}))
+    return tasks.pop(), [episode for _, episodes, _ in parts for episode in episodes], agents
+
+
+def _roll_out_run(settings: Settings, run: Path, name: str, index: int) -> tuple[str, list[Episode], str]:
+    checkpoint = read_run(run, name)
+    device = resolve_device(settings.device)
+    steps = settings.steps // len(settings.kind.split("-"))
+    torch.manual_seed(settings.seed + index)
+    with closing(make_task(checkpoint["task"], settings.num_envs)) as task:
+        policy = load_policy(checkpoint, task.spaces, device, settings.noise)
+        episodes = roll_out(task, policy, steps=steps, seed=settings.seed + 1000 * index)
+    return checkpoint["task"], episodes, checkpoint["agent_name"]
+
+
+def compare_with_expert(settings: Settings, episodes: list[Episode]) -> str | None:
+    """Medium data's share of the expert's return, which D4RL has at a third; None without both."""
+    if not settings.kind.startswith("medium") or settings.expert is None:
+        return None
+    expert = read_run(settings.expert, CHECKPOINT)["trainer"]["counters"]["best_return"]
+    share = float(np.mean([episode.episode_return for episode in episodes])) / expert
+    return (
+        f"mean return: {share:.2f} of the expert's best evaluation (D4RL's medium policy: {MEDIUM_SHARE:.2f})"
+    )
+
+
+def main() -> int:
+    """Record, say what was recorded, and write it."""
+    settings = tyro.cli(Settings, description=__doc__)
+    task, episodes, agents = record(settings)
+    print(summary(episodes, normalized_score=None))
+    if remark := compare_with_expert(settings, episodes):
+        print(remark)
+    low, high = mujoco_env.action_bounds(task) if task not in TASKS else (-1.0, 1.0)
+    about = {"algorithm_name": agents, "description": f"{settings.kind} data of {task}"}
+    if settings.output is not None:
+        metadata = {"task": task, "kind": settings.kind, "seed": settings.seed, **about}
+        write_d4rl(settings.output, episodes, metadata, action_low=low, action_high=high)
+        print(f"written to {settings.output}")
+    if settings.minari is not None:
+        # Only Gymnasium's ids can be looked up again by Minari.
+        env_id = None if task in TASKS else task
+        where = write_minari(
+            settings.minari, episodes, env_id=env_id, action_low=low, action_high=high, **about
+        )
+        print(f"written to {where}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,128 @@
+"""Datasets of D4RL's kinds, from runs of a few hundred steps."""
+
+from pathlib import Path
+
+import h5py
+import minari
+import numpy as np
+import pytest
+
+from envs import mujoco_env
+from experiments import make_dataset, mujoco
+from experiments.common import main
+from rlzoo.checkpoint import load_checkpoint
+from rlzoo.demos import load_episodes
+from rlzoo.errors import UserError
+
+TASK = "InvertedPendulum-v5"  # actions in [-3, 3], episodes that terminate within a few steps
+FLAGS = ["--task", TASK, "--num-envs", "4", "--utd", "0.25", "--batch-size", "16", "--warmup-steps", "40"]
+FLAGS += ["--eval-every", "100", "--eval-episodes", "2", "--buffer-capacity", "4000", "--threads", "1"]
+FLAGS += ["--agent.hidden", "16", "16", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run stopped by its first evaluation, long before --steps."""
+    folder = tmp_path_factory.mktemp("runs")
+    flags = [*FLAGS, "--steps", "100000", "--stop-at-return", "1", "--runs-dir", str(folder)]
+    assert main(mujoco.BENCHMARK, ["sac", *flags]) == 0
+    (info,) = folder.rglob("run.json")
+    return info.parent
+
+
+def make(monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
+    monkeypatch.setattr("sys.argv", ["make_dataset.py", *flags])
+    assert make_dataset.main() == 0
+
+
+def load(path: Path):  # type: ignore[no-untyped-def]
+    low, high = mujoco_env.action_bounds(TASK)
+    return load_episodes(path, state_dim=4, action_dim=1, action_low=low, action_high=high)
+
+
+def test_stop_at_return_ends_a_run_at_the_evaluation_that_reached_it(run_dir: Path) -> None:
+    trainer = load_checkpoint(run_dir / "checkpoints" / "latest.pt")["trainer"]
+    steps = trainer["counters"]["env_steps"]
+    assert 100 <= steps < 104  # 4 at a time, fewer where an episode begins
+    assert [row["step"] for row in trainer["evaluations"]] == [steps]
+
+
+def test_random_data_are_uniform_over_the_tasks_own_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "random.hdf5"
+    make(monkeypatch, "random", "--task", TASK, "--steps", "2000", "--output", str(path))
+    with h5py.File(path) as file:
+        actions = file["actions"][:]
+        assert file["metadata/kind"][()] == b"random"
+    assert actions.min() < -2.9 and actions.max() > 2.9 and abs(actions.mean()) < 0.3
+    episodes = load(path)
+    assert sum(map(len, episodes)) >= 2000
+    assert all(episode.terminated and np.abs(episode.action).max() <= 1 for episode in episodes)
+
+
+def test_a_recorded_episode_is_what_the_simulator_does(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "expert.hdf5"
+    flags = ("--expert", str(run_dir), "--steps", "200", "--num-envs", "1", "--seed", "3")
+    make(monkeypatch, "expert", *flags, "--output", str(path))
+    task = mujoco_env.make(TASK, 1)
+    obs = task.reset(3)
+    for episode in load(path)[:3]:
+        np.testing.assert_array_equal(episode.obs["state"][0], obs["state"][0])
+        for index, action in enumerate(episode.action):
+            task.send(action[None])
+            step = task.receive()
+            # Stored in the task's bounds and mapped back, an action may differ in its last bits.
+            np.testing.assert_allclose(episode.obs["state"][index + 1], step.obs["state"][0], atol=1e-3)
+            assert episode.reward[index] == step.reward[0]
+        assert step.terminated[0] == episode.terminated
+        task.send(action[None])
+        obs = task.receive().obs
+    task.close()
+
+
+def test_medium_replay_is_the_buffer_of_the_run(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "replay.hdf5"
+    make(monkeypatch, "medium-replay", "--medium", str(run_dir), "--output", str(path))
+    episodes = load(path)
+    saved = load_checkpoint(run_dir / "checkpoints" / "latest.pt")["trainer"]
+    recorded = {tuple(row) for row in saved["replay"]["fields"]["state"].tolist()}
+    assert {tuple(row) for episode in episodes for row in episode.obs["state"].tolist()} <= recorded
+    # The newest step of a lane has no successor yet, unless it ended the episode.
+    steps = saved["counters"]["env_steps"]
+    assert steps - 4 <= sum(map(len, episodes)) <= steps
+
+
+def test_medium_expert_is_half_of_each_and_written_in_both_formats(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    path = tmp_path / "both.hdf5"
+    runs = ("--medium", str(run_dir), "--expert", str(run_dir), "--noise", "0.1", "--steps", "200")
+    make(monkeypatch, "medium-expert", *runs, "--output", str(path), "--minari", "test/both-v0")
+    ours, theirs = load(path), minari.load_dataset("test/both-v0")
+    assert theirs.total_steps == sum(map(len, ours)) and theirs.env_spec.id == TASK
+    first = theirs[0]
+    np.testing.assert_array_equal(first.observations, ours[0].obs["state"])
+    np.testing.assert_allclose(first.actions, 3 * ours[0].action, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["expert", "--output", "x"], "expert needs --expert"),
+        (["medium-expert", "--output", "x"], "needs --medium and --expert"),
+        (["random", "--task", TASK], "nothing to write"),
+        (["expert", "--expert", "nowhere", "--output", "x"], "no checkpoint at nowhere"),
+        (["random", "--task", "Hoper-v4", "--output", "x"], "Hopper-v5"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=message):
+        make(monkeypatch, *flags)
