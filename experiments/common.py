@@ -91,17 +91,17 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
     known, rest = early.parse_known_args(arguments)
     if known.resume is not None:
         name, experiment = _load_experiment(known.resume, rest)
-        return run(benchmark, name, experiment, resume=known.resume)
+        return run(benchmark, name, experiment, resume=known.resume)[0]
     early.add_argument("--task", default=benchmark.default_task)
     known, _ = early.parse_known_args(arguments)
-    name, experiment = _parse(benchmark, known.task, arguments)
-    return run(benchmark, name, experiment)
+    name, experiment = parse(benchmark, known.task, arguments)
+    return run(benchmark, name, experiment)[0]
 
 
 # ---------------------------------------------------------------------------------------------- flags
 
 
-def _parse(benchmark: Benchmark, task: str, arguments: list[str]) -> tuple[str, Experiment[Any]]:
+def parse(benchmark: Benchmark, task: str, arguments: list[str]) -> tuple[str, Experiment[Any]]:
     """Flags -> (agent name, experiment). The defaults are those of the task that the flags name."""
     commands = []
     for name, entry in AGENTS.items():
@@ -188,8 +188,14 @@ def _flag(key: str) -> str:
 # ------------------------------------------------------------------------------------------------ run
 
 
-def run(benchmark: Benchmark, name: str, experiment: Experiment[Any], resume: Path | None = None) -> int:
-    """Train, print the evaluations, return the exit code (128 + signal if a signal stopped it)."""
+def run(
+    benchmark: Benchmark, name: str, experiment: Experiment[Any], resume: Path | None = None
+) -> tuple[int, Path]:
+    """Train and print the evaluations.
+
+    Returns:
+        The exit code (128 + signal if a signal stopped it) and the run folder.
+    """
     keep_freed_memory()
     device = resolve_device(experiment.device)
     if device.type == "cuda":
@@ -207,7 +213,7 @@ def run(benchmark: Benchmark, name: str, experiment: Experiment[Any], resume: Pa
             experiment.runs_dir, benchmark.name, experiment.task, name, experiment.seed
         )
         _train(benchmark, name, experiment, trainer, run_dir, stop, resumed=resume is not None)
-    return stop.exit_code
+    return stop.exit_code, run_dir
 
 
 def _build(

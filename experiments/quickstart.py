@@ -1,0 +1,106 @@
+"""ARSQ from a few demonstrations of Hopper in a few minutes, beside behavioural cloning of the same data.
+
+python experiments/quickstart.py
+
+Ends with a table of the data's return, BC's and ARSQ's. The demonstrations come with the project; how they
+were made stands in results/datasets/README.md. `--dataset FILE --task TASK` takes others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# Python puts a script's folder first on sys.path, where mujoco.py would hide the package.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from envs import d4rl_tasks
+from experiments import d4rl
+from experiments.common import parse, run
+from experiments.compare import Run, read_run
+from rlzoo.demos import load_episodes
+from rlzoo.main import run_main
+from rlzoo.progress import tensorboard_hint
+from rlzoo.types import Episode
+
+DATASET = Path(__file__).resolve().parents[1] / "results/datasets/hopper-demos.hdf5"
+EVALUATIONS = 5  # per run
+# Narrower than the papers' networks (3 x 512 and batches of 512), for two CPU cores.
+FLAGS = {
+    "bc": ["--batch-size", "256"],
+    "arsq": [
+        *("--batch-size", "128", "--demo-fraction", "1", "--agent.hidden", "256", "256"),
+        *("--agent.activation", "relu", "--agent.temperature", "1", "--agent.td-weight", "0.01"),
+        *("--agent.act-with", "target"),
+    ],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to learn from, and for how long."""
+
+    dataset: str = str(DATASET)
+    """A dataset in any of the formats of experiments/d4rl.py."""
+    task: str = "hopper-expert-v2"
+    """The D4RL task that the data is of."""
+    bc_updates: int = 10_000
+    """Updates of BC."""
+    arsq_updates: int = 20_000
+    """Updates of ARSQ; the paper's experiments take 500,000."""
+    seed: int = 1
+    """Decides everything random in both runs."""
+    runs_dir: Path = Path("results/runs/quickstart")
+    """Where the two run folders go."""
+
+
+def train(settings: Settings, agent: str, updates: int) -> tuple[int, Path]:
+    """Train `agent` offline: exit code and run folder."""
+    flags = ["--task", settings.task, "--dataset", settings.dataset, "--offline", "--steps", str(updates)]
+    flags += ["--eval-every", str(max(1, updates // EVALUATIONS)), "--seed", str(settings.seed)]
+    # Networks this small gain little from a second thread and lose much where the other core is busy.
+    flags += ["--threads", "1"]
+    flags += ["--runs-dir", str(settings.runs_dir), *FLAGS[agent]]
+    name, experiment = parse(d4rl.BENCHMARK, settings.task, [agent, *flags])
+    return run(d4rl.BENCHMARK, name, experiment)
+
+
+def comparison(task: str, episodes: Sequence[Episode], runs: Sequence[Run]) -> Table:
+    """The data's mean return beside what each run reached: its last evaluation and its best."""
+    score = lambda value: f"{float(d4rl_tasks.normalized_score(task, value)):.1f}"  # noqa: E731
+    table = Table(title=f"{task}: mean return over episodes, D4RL's normalised score")
+    for column in ("", "episodes", "last return", "score", "best return", "score"):
+        table.add_column(column, justify="right" if column else "left")
+    returns = np.array([episode.episode_return for episode in episodes])
+    table.add_row("data", f"{len(episodes)}", f"{returns.mean():,.0f}", score(returns.mean()),
+                  f"{returns.max():,.0f}", score(returns.max()))  # fmt: skip
+    for found in runs:
+        values = list(found.curve("eval/return").values())
+        table.add_row(found.agent, "10", f"{values[-1]:,.0f}", score(values[-1]),
+                      f"{max(values):,.0f}", score(max(values)))  # fmt: skip
+    return table
+
+
+def main() -> int:
+    """Train BC, then ARSQ, and print the comparison."""
+    settings = tyro.cli(Settings, description=__doc__)
+    runs = []
+    for agent, updates in (("bc", settings.bc_updates), ("arsq", settings.arsq_updates)):
+        code, run_dir = train(settings, agent, updates)
+        if code:
+            return code
+        runs.append(read_run(run_dir))
+    Console().print(comparison(settings.task, load_episodes(settings.dataset), runs))
+    print(f"both learning curves: {tensorboard_hint(settings.runs_dir)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
