@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algos.binning import Binning
 from rlzoo.agent import Agent, Update, check_positive
+from rlzoo.encoder import ObservationEncoder, Projection, augment, behind
 from rlzoo.errors import UserError
 from rlzoo.networks import ACTIVATIONS, Activation, EnsembleMLP, adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
@@ -47,13 +49,20 @@ class AutoregressiveConfig:
     """Widths of the hidden layers of every network."""
     activation: Activation = "tanh"
     """After every hidden layer."""
+    layer_norm: bool = False
+    """Normalise every hidden layer: Linear (no bias)–LayerNorm–activation, and an output layer that starts at
+    zero. The authors' networks for images are so, with 512-512 and silu."""
+    feature_dim: int = 64
+    """With images: width of the layers between their features, or the state, and each network."""
+    encoder_channels: tuple[int, ...] = (32, 64, 128, 256)
+    """With images: channels of the convolutions, each of which halves the image."""
 
     def __post_init__(self) -> None:
         if self.order == "dimension" and not self.autoregressive:
             raise UserError("autoregressive=False needs order='level': only there do levels have a start")
         if not self.hidden:
             raise UserError("hidden is empty: the prefix enters through a hidden layer, so give at least one")
-        check_positive(self, "hidden", "temperature")
+        check_positive(self, "hidden", "temperature", "feature_dim", "encoder_channels")
 
 
 @dataclass(frozen=True)
@@ -97,17 +106,23 @@ class AdvantageNetwork(nn.Module):
 
     Parameters, G = 1 trunk (or T separate ones): ``weights[l]`` [E, G, in, out], of which the first holds the
     rows of the features above those of the prefix; ``biases[l]`` [E, G, 1, out]; ``head_weight``
-    [E, T, H, N]; ``head_bias`` [E, T, 1, N].
+    [E, T, H, N]; ``head_bias`` [E, T, 1, N]. With LayerNorm the biases are its own, and ``gains[l]`` are there.
     """
 
     visible: Tensor  # [P, D], how many levels of each dimension are chosen, for each distinct prefix
     code_index: Tensor  # [T], where position t's code lies in the flattened codes [L * D]
 
     def __init__(
-        self, feature_dim: int, action_dim: int, config: AutoregressiveConfig, *, ensemble: int
+        self,
+        feature_dim: int,
+        action_dim: int,
+        config: AutoregressiveConfig,
+        *,
+        ensemble: int,
+        projection: Projection | None = None,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.projection = config, projection
         self.input_dims = [feature_dim, action_dim]
         self.binning = Binning(config.levels, config.bins)
         self.activation = ACTIVATIONS[config.activation]
@@ -122,16 +137,20 @@ class AdvantageNetwork(nn.Module):
         self._build(ensemble, trunks)
 
     def _build(self, ensemble: int, trunks: int) -> None:
-        """Orthogonal weights, gain sqrt(2) and 0.01 for the output layer; biases zero."""
+        """Orthogonal weights, gain sqrt(2) and 0.01 for the output layer (with LayerNorm 1 and 0); biases zero."""
+        gain, output_gain = (1.0, 0.0) if self.config.layer_norm else (math.sqrt(2), 0.01)
         sizes = [sum(self.input_dims), *self.config.hidden]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
+        self.gains = nn.ParameterList()
         for fan_in, fan_out in itertools.pairwise(sizes):
-            self.weights.append(orthogonal((ensemble, trunks), fan_in, fan_out, gain=math.sqrt(2)))
+            self.weights.append(orthogonal((ensemble, trunks), fan_in, fan_out, gain=gain))
             self.biases.append(torch.zeros(ensemble, trunks, 1, fan_out))
+            if self.config.layer_norm:
+                self.gains.append(torch.ones(ensemble, trunks, 1, fan_out))
         count, bins = len(self.positions), self.config.bins
         # One orthogonal matrix over all heads of a trunk, as if they were a single layer of T * N outputs.
-        heads = orthogonal((ensemble, trunks), sizes[-1], count // trunks * bins, gain=0.01)
+        heads = orthogonal((ensemble, trunks), sizes[-1], count // trunks * bins, gain=output_gain)
         heads = heads.view(ensemble, trunks, sizes[-1], -1, bins).transpose(2, 3)  # [E, G, T/G, H, N]
         self.head_weight = nn.Parameter(heads.reshape(ensemble, count, sizes[-1], bins))
         self.head_bias = nn.Parameter(torch.zeros(ensemble, count, 1, bins))
@@ -146,13 +165,18 @@ class AdvantageNetwork(nn.Module):
         return centers.gather(0, self.visible[:, None].expand(-1, len(codes), -1))
 
     def forward(self, features: Tensor, codes: Tensor) -> Tensor:
-        """Features [B, F] and codes [B, L, D] -> all positions' advantages at these prefixes [E, T, B, N]."""
+        """Features [B, F] and codes [B, L, D] -> all positions' advantages at these prefixes [E, T, B, N].
+
+        With a projection the features are those that it projects.
+        """
         return self._advantage(self._project(features), self.prefix(codes), slice(None), slice(None))
 
     def _project(self, features: Tensor) -> Tensor:
         """The first layer's share that does not depend on the position: [B, F] -> [E, G, B, H]."""
-        weight, bias = self.weights[0][:, :, : self.input_dims[0]], self.biases[0]
-        return torch.add(features @ weight, bias)
+        if self.projection is not None:
+            features = self.projection(features)[:, None]  # [E, 1, B, F]
+        product = features @ self.weights[0][:, :, : self.input_dims[0]]
+        return product if self.config.layer_norm else torch.add(product, self.biases[0])
 
     def _advantage(self, projected: Tensor, prefix: Tensor, trunks: slice, heads: slice) -> Tensor:
         """Projected features [E, G, B, H] and prefixes [P, B, D] -> advantages [E, heads, B, N]."""
@@ -161,16 +185,27 @@ class AdvantageNetwork(nn.Module):
         rows = prefix.shape[1]
         x = prefix.view(groups, -1, dims) @ weight  # [E, G, P/G*B, H]
         x = x.view(ensemble, groups, -1, rows, width) + projected[:, trunks, None]  # [E, G, P/G, B, H]
-        x = self.activation(x).view(ensemble * groups, -1, width)  # [E*G, P/G*B, H]
-        for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
-            bias, weight = bias[:, trunks].flatten(0, 1), weight[:, trunks].flatten(0, 1)
-            x = self.activation(torch.baddbmm(bias, x, weight))
+        x = self._activate(x.view(ensemble * groups, -1, width), 0, trunks)  # [E*G, P/G*B, H]
+        for layer in range(1, len(self.weights)):
+            weight = self.weights[layer][:, trunks].flatten(0, 1)
+            if self.config.layer_norm:
+                x = x @ weight
+            else:
+                x = torch.baddbmm(self.biases[layer][:, trunks].flatten(0, 1), x, weight)
+            x = self._activate(x, layer, trunks)
         weight, bias = self.head_weight[:, heads], self.head_bias[:, heads]  # [E, T, ...]
         x = x.view(ensemble * len(prefix), 1, rows, -1)  # [E*P, 1, B, H]
         x = x.expand(-1, weight.shape[1] // len(prefix), -1, -1).flatten(0, 1)  # heads that share a prefix
         logits = torch.baddbmm(bias.flatten(0, 1), x, weight.flatten(0, 1))  # [E*T, B, N]
         scaled = logits.view(ensemble, -1, *logits.shape[1:]) / self.config.temperature
         return self.config.temperature * scaled.log_softmax(-1)
+
+    def _activate(self, x: Tensor, layer: int, trunks: slice) -> Tensor:
+        """A hidden layer after its product: LayerNorm, if there is one, and activation; x is [E*G, ..., H]."""
+        if self.config.layer_norm:
+            gain, bias = (each[layer][:, trunks].flatten(0, 1) for each in (self.gains, self.biases))
+            x = torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), gain)
+        return self.activation(x)
 
     @torch.no_grad()
     def act(self, features: Tensor, *, deterministic: bool) -> Tensor:
@@ -197,6 +232,42 @@ class AdvantageNetwork(nn.Module):
         """
         noise = torch.empty_like(advantage).exponential_()
         return (advantage / self.config.temperature - noise.log()).argmax(-1)
+
+
+class NormalizedMLP(nn.Module):
+    """E independent MLPs whose hidden layers are Linear (no bias)–LayerNorm–activation; the output starts at 0.
+
+    Args:
+        sizes: [in, hidden..., out].
+        ensemble: E.
+        activation: after every layer but the last.
+    """
+
+    def __init__(self, sizes: Sequence[int], *, ensemble: int, activation: Activation) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]
+        *hidden, output = itertools.pairwise(sizes)
+        self.weights = nn.ParameterList(orthogonal((ensemble, 1), *pair, gain=1.0)[:, 0] for pair in hidden)
+        self.gains = nn.ParameterList(torch.ones(ensemble, 1, width) for _, width in hidden)
+        self.biases = nn.ParameterList(torch.zeros(ensemble, 1, width) for _, width in hidden)
+        self.head_weight = nn.Parameter(torch.zeros(ensemble, *output))
+        self.head_bias = nn.Parameter(torch.zeros(ensemble, 1, output[1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in] or [E, B, in] -> [E, B, out]."""
+        for weight, gain, bias in zip(self.weights, self.gains, self.biases, strict=True):
+            x = x @ weight
+            x = self.activation(torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), gain))
+        return torch.baddbmm(self.head_bias, x, self.head_weight)
+
+
+def value_network(feature_dim: int, config: AutoregressiveConfig, *, ensemble: int) -> nn.Module:
+    """V(s), E independent networks of the advantage network's shape: [B, F] -> [E, B, 1]."""
+    sizes = [feature_dim, *config.hidden, 1]
+    if config.layer_norm:
+        return NormalizedMLP(sizes, ensemble=ensemble, activation=config.activation)
+    network = EnsembleMLP(sizes, ensemble=ensemble, activation=config.activation)
+    return network.orthogonal_(gain=math.sqrt(2), output_gain=0.01)
 
 
 def position_order(config: AutoregressiveConfig, action_dim: int) -> list[tuple[int, int]]:
@@ -275,36 +346,38 @@ class Losses(NamedTuple):
 
 
 class ARSQ(Agent):
-    """The agent: twin V and twin advantage networks, each with a target copy."""
+    """The agent: twin V and twin advantage networks, each with a target copy.
+
+    With images one encoder serves all of them; each projects its features for itself.
+    """
 
     def __init__(self, spaces: Spaces, config: ARSQConfig, device: torch.device) -> None:
         super().__init__()
         self.config = config
-        sizes = [spaces.state_dim, *config.hidden, 1]
-        self.value = EnsembleMLP(sizes, ensemble=2, activation=config.activation)
-        self.value.orthogonal_(gain=math.sqrt(2), output_gain=0.01)
-        self.advantage = AdvantageNetwork(spaces.state_dim, spaces.action_dim, config, ensemble=2)
+        self.encoder = ObservationEncoder(spaces, config.encoder_channels, config.feature_dim)
+        size, project = self.encoder.projected_dim, self.encoder.projection
+        self.value = behind(project(ensemble=2), value_network(size, config, ensemble=2))
+        self.advantage = AdvantageNetwork(
+            size, spaces.action_dim, config, ensemble=2, projection=project(ensemble=2)
+        )
         self.target_value = frozen_copy(self.value)
         self.target_advantage = frozen_copy(self.advantage)
         self.to(device)
         self._online = [*self.value.parameters(), *self.advantage.parameters()]
         self._targets = [*self.target_value.parameters(), *self.target_advantage.parameters()]
-        self.optimizers = {"networks": adam(self._online, config.lr, config.weight_decay)}
-
-    def features(self, obs: dict[str, Tensor]) -> Tensor:
-        """What the networks see of an observation: [B, F]."""
-        return obs["state"]
+        trained = [*self.encoder.parameters(), *self._online]
+        self.optimizers = {"networks": adam(trained, config.lr, config.weight_decay)}
 
     @torch.no_grad()
     def td_target(self, batch: Batch) -> Tensor:
         """y = r + gamma (1 - terminated) min_i V_target,i(s'): [B]. Soft Q-learning needs V alone there."""
-        next_value: Tensor = self.target_value(self.features(batch.next_obs)).squeeze(-1).amin(0)
+        next_value: Tensor = self.target_value(self.encoder(batch.next_obs)).squeeze(-1).amin(0)
         return batch.reward + batch.discount * next_value
 
     def losses(self, batch: Batch) -> Losses:
         """The TD and the demonstration loss of both twins."""
         config = self.config
-        features = self.features(batch.obs)
+        features = self.encoder(batch.obs)
         codes = self.advantage.binning.encode(batch.action)  # [B, L, D]
         value = self.value(features).squeeze(-1)  # [E, B]
         advantage = self.advantage(features, codes)  # [E, T, B, N]
@@ -328,8 +401,8 @@ class ARSQ(Agent):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One Adam step of all networks, then the targets' moving average."""
-        losses = self.losses(batch)
-        self.minimize("networks", losses.total.sum())  # a sum: the twins share no parameter
+        losses = self.losses(augment(batch))
+        self.minimize("networks", losses.total.sum())  # a sum: the twins share an encoder at most
         polyak_update(self._targets, self._online, self.config.tau)
         return {name: value.detach() for name, value in losses.metrics.items()}
 
@@ -337,10 +410,11 @@ class ARSQ(Agent):
         """Every update is the same."""
         return (self.update,)
 
+    @torch.no_grad()
     def act(self, obs: dict[str, Tensor], *, deterministic: bool) -> Tensor:
         """The most likely code of every position in turn, or a sampled one, decoded: [N, D]."""
         network = self.advantage if self.config.act_with == "online" else self.target_advantage
-        return network.act(self.features(obs), deterministic=deterministic)
+        return network.act(self.encoder(obs), deterministic=deterministic)
 
 
 def policy_metrics(

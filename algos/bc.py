@@ -16,6 +16,7 @@ from torch import Tensor
 from algos.arsq import AdvantageNetwork, AutoregressiveConfig, at_codes, mean_over, policy_metrics
 from rlzoo.agent import Agent, Update, check_positive
 from rlzoo.distributions import GaussianPolicy
+from rlzoo.encoder import ObservationEncoder, augment
 from rlzoo.errors import UserError
 from rlzoo.networks import Activation, adam
 from rlzoo.types import Batch, Spaces
@@ -25,7 +26,8 @@ from rlzoo.types import Batch, Spaces
 class BCConfig(AutoregressiveConfig):
     """Hyperparameters of behavioural cloning.
 
-    Those of `AutoregressiveConfig` but `hidden` and `activation` matter to policy "arsq" alone.
+    Those of `AutoregressiveConfig` matter to policy "arsq" alone, but for `hidden`, `activation` and what concerns
+    images.
     """
 
     policy: Literal["gaussian", "arsq"] = "gaussian"
@@ -66,25 +68,25 @@ def tanh_gaussian_log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Ten
 
 
 class BC(Agent):
-    """The agent: one policy, no value and no target."""
+    """The agent: one policy and, with images, an encoder; no value and no target."""
 
     policy: GaussianPolicy | AdvantageNetwork
 
     def __init__(self, spaces: Spaces, config: BCConfig, device: torch.device) -> None:
         super().__init__()
         self.config = config
+        self.encoder = ObservationEncoder(spaces, config.encoder_channels, config.feature_dim)
+        size, projection = self.encoder.projected_dim, self.encoder.projection()
         if config.policy == "gaussian":
             self.policy = GaussianPolicy(
-                spaces.state_dim, spaces.action_dim, config.hidden, config.activation, config.log_std_range
+                size, spaces.action_dim, config.hidden, config.activation, config.log_std_range, projection
             )
         else:
-            self.policy = AdvantageNetwork(spaces.state_dim, spaces.action_dim, config, ensemble=1)
+            self.policy = AdvantageNetwork(
+                size, spaces.action_dim, config, ensemble=1, projection=projection
+            )
         self.to(device)
-        self.optimizers = {"policy": adam(self.policy.parameters(), config.lr, config.weight_decay)}
-
-    def features(self, obs: dict[str, Tensor]) -> Tensor:
-        """What the policy sees of an observation: [B, F]."""
-        return obs["state"]
+        self.optimizers = {"policy": adam(self.parameters(), config.lr, config.weight_decay)}
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss of the rows to imitate, and what else to log."""
@@ -96,7 +98,7 @@ class BC(Agent):
     def _gaussian_loss(
         self, policy: GaussianPolicy, batch: Batch, rows: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        mean, log_std = policy(self.features(batch.obs))
+        mean, log_std = policy(self.encoder(batch.obs))
         limit = self.config.action_limit
         log_prob = tanh_gaussian_log_prob(mean, log_std, batch.action.clamp(-limit, limit))  # [B]
         log_prob = mean_over(rows, log_prob)
@@ -112,7 +114,7 @@ class BC(Agent):
         self, network: AdvantageNetwork, batch: Batch, rows: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         codes = network.binning.encode(batch.action)  # [B, L, D]
-        advantage = network(self.features(batch.obs), codes)  # [1, T, B, N], log pi times the temperature
+        advantage = network(self.encoder(batch.obs), codes)  # [1, T, B, N], log pi times the temperature
         codes = network.by_position(codes)  # [T, B]
         log_prob = at_codes(advantage, codes)[0].sum(0) / self.config.temperature  # [B]
         metrics = policy_metrics(advantage.detach(), codes, rows, self.config.temperature)
@@ -120,7 +122,7 @@ class BC(Agent):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One Adam step."""
-        loss, metrics = self.loss(batch)
+        loss, metrics = self.loss(augment(batch))
         self.minimize("policy", loss)
         return {name: value.detach() for name, value in {"loss/bc": loss, **metrics}.items()}
 
@@ -128,6 +130,7 @@ class BC(Agent):
         """Every update is the same."""
         return (self.update,)
 
+    @torch.no_grad()
     def act(self, obs: dict[str, Tensor], *, deterministic: bool) -> Tensor:
         """tanh of the Gaussian's mean (or the most likely codes), or a sample: [N, D]."""
-        return self.policy.act(self.features(obs), deterministic=deterministic)
+        return self.policy.act(self.encoder(obs), deterministic=deterministic)

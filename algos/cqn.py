@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from algos.binning import Binning
 from rlzoo.agent import Agent, Update, check_positive
+from rlzoo.encoder import ObservationEncoder, Projection, augment
 from rlzoo.errors import UserError
 from rlzoo.networks import adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
@@ -43,7 +44,9 @@ class CQNConfig:
     v_max: float = 400.0
     """The largest return the atoms can express (unused when atoms is 1)."""
     feature_dim: int = 64
-    """F: width of the layer between the observation and each stream."""
+    """F: width of the layer between the observation and each stream; images have one beside the state's."""
+    encoder_channels: tuple[int, ...] = (32, 64, 128, 256)
+    """With images: channels of the convolutions, each of which halves the image."""
     hidden: tuple[int, ...] = (512, 512)
     """Widths of the hidden layers of each stream."""
     td_weight: float = 0.1
@@ -68,7 +71,7 @@ class CQNConfig:
     def __post_init__(self) -> None:
         if not self.hidden:
             raise UserError("hidden is empty: the level enters through a hidden layer, so give at least one")
-        check_positive(self, "hidden", "feature_dim", "atoms", "lr", "tau")
+        check_positive(self, "hidden", "feature_dim", "encoder_channels", "atoms", "lr", "tau")
         if self.atoms > 1 and self.v_max <= self.v_min:
             raise UserError(f"v_max must be above v_min, not {self.v_min} to {self.v_max}")
 
@@ -86,14 +89,19 @@ def linear(fan_in: int, fan_out: int) -> nn.Linear:
 class Stream(nn.Module):
     """Features, interval centres and the level -> one head's outputs, for several levels at once.
 
-    Linear-LayerNorm-tanh, then on [features, centres, one-hot of the level] Linear-LayerNorm-SiLU for every
+    Linear-LayerNorm-tanh (with images one for them and one for the state), then on [features, centres, one-hot of the level] Linear-LayerNorm-SiLU for every
     hidden layer, then the head, which starts at zero. Of the linear layers only the head has a bias.
     """
 
-    def __init__(self, state_dim: int, action_dim: int, outputs: int, config: CQNConfig) -> None:
+    trunk: nn.Sequential | Projection
+
+    def __init__(self, encoder: ObservationEncoder, action_dim: int, outputs: int, config: CQNConfig) -> None:
         super().__init__()
-        width = config.feature_dim
-        self.trunk = nn.Sequential(linear(state_dim, width), nn.LayerNorm(width), nn.Tanh())
+        width, projection = config.feature_dim, encoder.projection()
+        if projection is None:
+            self.trunk = nn.Sequential(linear(encoder.state_dim, width), nn.LayerNorm(width), nn.Tanh())
+        else:
+            self.trunk, width = projection, encoder.projected_dim
         self.splits = [width, action_dim, config.levels]
         sizes = [sum(self.splits), *config.hidden]
         self.first, *rest = (linear(*pair) for pair in itertools.pairwise(sizes))
@@ -104,7 +112,7 @@ class Stream(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, state: Tensor, centers: Tensor, levels: slice) -> Tensor:
-        """States [B, S] and centres [l, B, D] of the l levels of the slice -> [l, B, outputs]."""
+        """Features [B, S] and centres [l, B, D] of the l levels of the slice -> [l, B, outputs]."""
         weights = torch.split(self.first.weight.T, self.splits)
         features, center, level = weights  # [F, H], [D, H], [L, H]
         # A product with a one-hot is a row of the weight; the features' product serves every level.
@@ -121,14 +129,14 @@ class Critic(nn.Module):
 
     atoms: Tensor  # [Z], the returns that the atoms stand for
 
-    def __init__(self, spaces: Spaces, config: CQNConfig) -> None:
+    def __init__(self, encoder: ObservationEncoder, action_dim: int, config: CQNConfig) -> None:
         super().__init__()
         self.config = config
-        self.action_dim = spaces.action_dim
+        self.action_dim = action_dim
         self.binning = Binning(config.levels, config.bins)
-        outputs = spaces.action_dim * config.atoms
-        self.advantage = Stream(spaces.state_dim, spaces.action_dim, outputs * config.bins, config)
-        self.value = Stream(spaces.state_dim, spaces.action_dim, outputs, config)
+        outputs = action_dim * config.atoms
+        self.advantage = Stream(encoder, action_dim, outputs * config.bins, config)
+        self.value = Stream(encoder, action_dim, outputs, config)
         self.register_buffer(
             "atoms", torch.linspace(config.v_min, config.v_max, config.atoms), persistent=False
         )
@@ -191,21 +199,19 @@ class Losses(NamedTuple):
 
 
 class CQN(Agent):
-    """The agent: one critic and its target copy."""
+    """The agent: one critic and its target copy, with images an encoder for both."""
 
     def __init__(self, spaces: Spaces, config: CQNConfig, device: torch.device) -> None:
         super().__init__()
         self.config = config
-        self.critic = Critic(spaces, config)
+        self.encoder = ObservationEncoder(spaces, config.encoder_channels, config.feature_dim)
+        self.critic = Critic(self.encoder, spaces.action_dim, config)
         self.target_critic = frozen_copy(self.critic)
         self.to(device)
         self._online = list(self.critic.parameters())
         self._targets = list(self.target_critic.parameters())
-        self.optimizers = {"critic": adam(self._online, config.lr, config.weight_decay)}
-
-    def features(self, obs: dict[str, Tensor]) -> Tensor:
-        """What the critic sees of an observation: [B, S]."""
-        return obs["state"]
+        trained = [*self.encoder.parameters(), *self._online]
+        self.optimizers = {"critic": adam(trained, config.lr, config.weight_decay)}
 
     @torch.no_grad()
     def td_target(self, batch: Batch) -> Tensor:
@@ -213,7 +219,7 @@ class CQN(Agent):
 
         Double Q-learning: the online critic chooses the next codes, the target critic evaluates them.
         """
-        state = self.features(batch.next_obs)
+        state = self.encoder(batch.next_obs)
         codes = self.critic.best_codes(state)
         logits = at_codes(self.target_critic(state, codes), codes)
         if self.config.atoms == 1:
@@ -224,7 +230,7 @@ class CQN(Agent):
         """The Q-learning loss and both demonstration losses."""
         config, critic = self.config, self.critic
         codes = critic.binning.encode(batch.action)  # [B, L, D]
-        logits = critic(self.features(batch.obs), codes)  # [L, B, D, N, Z]
+        logits = critic(self.encoder(batch.obs), codes)  # [L, B, D, N, Z]
         target = self.td_target(batch)
         if config.atoms == 1:
             td = (at_codes(logits, codes) - target).square().mean()
@@ -254,7 +260,7 @@ class CQN(Agent):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One Adam step, then the target's moving average."""
-        losses = self.losses(batch)
+        losses = self.losses(augment(batch))
         self.minimize("critic", losses.total)
         polyak_update(self._targets, self._online, self.config.tau)
         return {name: value.detach() for name, value in losses.metrics.items()}
@@ -267,7 +273,7 @@ class CQN(Agent):
     def act(self, obs: dict[str, Tensor], *, deterministic: bool) -> Tensor:
         """The target critic's best codes, decoded; to explore, with noise and re-encoded: [N, D]."""
         binning = self.critic.binning
-        codes = self.target_critic.best_codes(self.features(obs), break_ties=not deterministic)
+        codes = self.target_critic.best_codes(self.encoder(obs), break_ties=not deterministic)
         action = binning.decode(codes)
         if deterministic:
             return action

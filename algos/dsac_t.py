@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rlzoo.agent import Agent, Update, check_positive
 from rlzoo.distributions import GaussianPolicy
+from rlzoo.encoder import ObservationEncoder, augment, behind
 from rlzoo.networks import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
 
@@ -63,10 +64,15 @@ class DSACTConfig:
     """tau_b, the rate of the running mean b of the critic's standard deviation (refinement 3)."""
     fixed_td_bound: float = 20.0
     """Clipping bound of the sampled target, in return units, when refinement 3 is off (DSAC v1)."""
+    feature_dim: int = 64
+    """With images: width of the layers between their features, or the state, and each network."""
+    encoder_channels: tuple[int, ...] = (32, 64, 128, 256)
+    """With images: channels of the convolutions, each of which halves the image."""
 
     def __post_init__(self) -> None:
         check_positive(self, "hidden", "critic_lr", "actor_lr", "temperature_lr", "tau", "actor_delay")
         check_positive(self, "initial_temperature", "running_std_rate", "fixed_td_bound")
+        check_positive(self, "feature_dim", "encoder_channels")
 
 
 class Noise(NamedTuple):
@@ -78,7 +84,10 @@ class Noise(NamedTuple):
 
 
 class DSACT(Agent):
-    """The agent. E = 2 critics (1 without refinement 2), evaluated together."""
+    """The agent. E = 2 critics (1 without refinement 2), evaluated together.
+
+    With images one encoder serves all networks and the critics' loss alone trains it.
+    """
 
     running_std: Tensor
 
@@ -90,10 +99,13 @@ class DSACT(Agent):
         self.target_entropy = (
             -float(spaces.action_dim) if config.target_entropy is None else config.target_entropy
         )
-        sizes = [spaces.state_dim + spaces.action_dim, *config.hidden, 2]  # out: mean, raw std
-        self.critic = EnsembleMLP(sizes, ensemble=self.num_critics, activation=config.activation)
+        self.encoder = ObservationEncoder(spaces, config.encoder_channels, config.feature_dim)
+        size, project = self.encoder.projected_dim, self.encoder.projection
+        sizes = [size + spaces.action_dim, *config.hidden, 2]  # out: mean, raw std
+        critic = EnsembleMLP(sizes, ensemble=self.num_critics, activation=config.activation)
+        self.critic = behind(project(ensemble=self.num_critics), critic)
         self.policy = GaussianPolicy(
-            spaces.state_dim, spaces.action_dim, config.hidden, config.activation, config.log_std_range
+            size, spaces.action_dim, config.hidden, config.activation, config.log_std_range, project()
         )
         self.target_critic = frozen_copy(self.critic)
         self.target_policy = frozen_copy(self.policy)
@@ -102,7 +114,7 @@ class DSACT(Agent):
         self.register_buffer("running_std", torch.full((self.num_critics,), -1.0))
         self.to(device)
         self.optimizers = {
-            "critic": adam(self.critic.parameters(), config.critic_lr),
+            "critic": adam([*self.encoder.parameters(), *self.critic.parameters()], config.critic_lr),
             "actor": adam(self.policy.parameters(), config.actor_lr),
             "temperature": adam([self.log_temperature], config.temperature_lr),
         }
@@ -127,7 +139,7 @@ class DSACT(Agent):
     @torch.no_grad()
     def _targets_of_return(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
         """y_q, the expected soft return, and y_z, a sampled one, each [B]."""
-        next_state = batch.next_obs["state"]
+        next_state = self.encoder(batch.next_obs)
         next_action, next_log_prob = self.target_policy.sample(next_state, noise.next_action)
         mean, std = self._evaluate(self.target_critic, next_state, next_action)  # [E, B]
         chosen = mean.argmin(dim=0, keepdim=True)  # refinement 2, sample by sample
@@ -138,9 +150,9 @@ class DSACT(Agent):
         sampled = batch.reward + batch.discount * (soft_mean + deviation * next_std)
         return (expected if self.config.expected_value_substitution else sampled), sampled
 
-    def _critic_loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
+    def _critic_loss(self, batch: Batch, state: Tensor, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
         target_mean, target_sample = self._targets_of_return(batch, noise)
-        mean, std = self._evaluate(self.critic, batch.obs["state"], batch.action)  # [E, B]
+        mean, std = self._evaluate(self.critic, state, batch.action)  # [E, B]
         if self.config.variance_based_adjustment:
             loss = self._adjusted_loss(mean, std, target_mean, target_sample)
         else:
@@ -183,9 +195,8 @@ class DSACT(Agent):
         std_term = (fixed_mean - bounded).square() / (2 * safe_std.square()) + safe_std.log()
         return (mean_term + std_term).mean(dim=1).sum()
 
-    def _actor_loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
+    def _actor_loss(self, state: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """mean(alpha log pi - min_i q_i), and log pi [B] for the temperature."""
-        state = batch.obs["state"]
         action, log_prob = self.policy.sample(state, noise.action)
         mean, _ = self._evaluate(self.critic, state, action)
         return (self.temperature * log_prob - mean.amin(dim=0)).mean(), log_prob.detach()
@@ -206,15 +217,18 @@ class DSACT(Agent):
         )
 
     def _update_critic(self, batch: Batch, noise: Noise | None = None) -> dict[str, Tensor]:
-        loss, metrics = self._critic_loss(batch, noise or self.draw_noise(batch))
+        batch, noise = augment(batch), noise or self.draw_noise(batch)
+        loss, metrics = self._critic_loss(batch, self.encoder(batch.obs), noise)
         self.minimize("critic", loss)
         return {name: value.detach() for name, value in metrics.items()}
 
     def _update_all(self, batch: Batch, noise: Noise | None = None) -> dict[str, Tensor]:
-        noise = noise or self.draw_noise(batch)
-        critic_loss, metrics = self._critic_loss(batch, noise)
-        # As in the authors' code, the actor's gradient is taken at the critics before their step.
-        actor_loss, log_prob = self._actor_loss(batch, noise)
+        batch, noise = augment(batch), noise or self.draw_noise(batch)
+        state = self.encoder(batch.obs)
+        critic_loss, metrics = self._critic_loss(batch, state, noise)
+        # As in the authors' code, the actor's gradient is taken at the critics before their step. It does not
+        # reach the encoder.
+        actor_loss, log_prob = self._actor_loss(state.detach(), noise)
         temperature = self.temperature
         # Its backward pass reads the critics' weights too, so it comes before they change.
         self.minimize("actor", actor_loss)
@@ -231,6 +245,7 @@ class DSACT(Agent):
 
     # -------------------------------------------------------------------------------------------- act
 
+    @torch.no_grad()
     def act(self, obs: dict[str, Tensor], *, deterministic: bool) -> Tensor:
         """tanh of the policy's mean, or a sample: [N, A]."""
-        return self.policy.act(obs["state"], deterministic=deterministic)
+        return self.policy.act(self.encoder(obs), deterministic=deterministic)

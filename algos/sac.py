@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rlzoo.agent import Agent, Update, check_positive
 from rlzoo.distributions import GaussianPolicy
+from rlzoo.encoder import ObservationEncoder, augment, behind
 from rlzoo.networks import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
 
@@ -40,15 +41,23 @@ class SACConfig:
     """Adapt alpha so that the policy's entropy approaches target_entropy."""
     target_entropy: float | None = None
     """In nats; None: minus the number of action dimensions."""
+    feature_dim: int = 64
+    """With images: width of the layers between their features, or the state, and each network."""
+    encoder_channels: tuple[int, ...] = (32, 64, 128, 256)
+    """With images: channels of the convolutions, each of which halves the image."""
 
     def __post_init__(self) -> None:
         check_positive(
             self, "hidden", "critic_lr", "actor_lr", "temperature_lr", "tau", "initial_temperature"
         )
+        check_positive(self, "feature_dim", "encoder_channels")
 
 
 class SAC(Agent):
-    """The agent: a tanh-Gaussian policy and two critics, evaluated together."""
+    """The agent: a tanh-Gaussian policy and two critics, evaluated together.
+
+    With images one encoder serves all networks and the critics' loss alone trains it.
+    """
 
     def __init__(self, spaces: Spaces, config: SACConfig, device: torch.device) -> None:
         super().__init__()
@@ -56,16 +65,19 @@ class SAC(Agent):
         self.target_entropy = (
             -float(spaces.action_dim) if config.target_entropy is None else config.target_entropy
         )
-        sizes = [spaces.state_dim + spaces.action_dim, *config.hidden, 1]
-        self.critic = EnsembleMLP(sizes, ensemble=2, activation=config.activation)
+        self.encoder = ObservationEncoder(spaces, config.encoder_channels, config.feature_dim)
+        size, project = self.encoder.projected_dim, self.encoder.projection
+        sizes = [size + spaces.action_dim, *config.hidden, 1]
+        critic = EnsembleMLP(sizes, ensemble=2, activation=config.activation)
+        self.critic = behind(project(ensemble=2), critic)
         self.policy = GaussianPolicy(
-            spaces.state_dim, spaces.action_dim, config.hidden, config.activation, config.log_std_range
+            size, spaces.action_dim, config.hidden, config.activation, config.log_std_range, project()
         )
         self.target_critic = frozen_copy(self.critic)
         self.log_temperature = nn.Parameter(torch.tensor(config.initial_temperature).log())
         self.to(device)
         self.optimizers = {
-            "critic": adam(self.critic.parameters(), config.critic_lr),
+            "critic": adam([*self.encoder.parameters(), *self.critic.parameters()], config.critic_lr),
             "actor": adam(self.policy.parameters(), config.actor_lr),
             "temperature": adam([self.log_temperature], config.temperature_lr),
         }
@@ -87,19 +99,18 @@ class SAC(Agent):
         noise = torch.randn(len(state), self.policy.action_dim, device=state.device)
         return self.policy.sample(state, noise)
 
-    def _critic_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _critic_loss(self, batch: Batch, state: Tensor) -> tuple[Tensor, Tensor]:
         """J_Q = sum_i mean (Q_i - y)^2 / 2 with y = r + gamma (min_i Q'_i - alpha log pi) (eq. 5-6)."""
         with torch.no_grad():
-            next_state = batch.next_obs["state"]
+            next_state = self.encoder(batch.next_obs)
             next_action, next_log_prob = self._sample(next_state)
             next_q = self._evaluate(self.target_critic, next_state, next_action).amin(dim=0)
             target = batch.reward + batch.discount * (next_q - self.temperature * next_log_prob)
-        q = self._evaluate(self.critic, batch.obs["state"], batch.action)
+        q = self._evaluate(self.critic, state, batch.action)
         return 0.5 * (q - target).square().mean(dim=1).sum(), q
 
-    def _actor_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _actor_loss(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """J_pi = mean(alpha log pi - min_i Q_i) (eq. 9), and log pi [B]."""
-        state = batch.obs["state"]
         action, log_prob = self._sample(state)
         q = self._evaluate(self.critic, state, action).amin(dim=0)
         return (self.temperature * log_prob - q).mean(), log_prob.detach()
@@ -109,10 +120,12 @@ class SAC(Agent):
         return (self._update,)
 
     def _update(self, batch: Batch) -> dict[str, Tensor]:
-        critic_loss, q = self._critic_loss(batch)
+        batch = augment(batch)
+        state = self.encoder(batch.obs)
+        critic_loss, q = self._critic_loss(batch, state)
         self.minimize("critic", critic_loss)
         temperature = self.temperature
-        actor_loss, log_prob = self._actor_loss(batch)
+        actor_loss, log_prob = self._actor_loss(state.detach())
         self.minimize("actor", actor_loss)
         if self.config.automatic_temperature:
             # On log alpha instead of alpha (eq. 18), as the authors' code does.
@@ -127,6 +140,7 @@ class SAC(Agent):
         }
         return {name: value.detach() for name, value in metrics.items()}
 
+    @torch.no_grad()
     def act(self, obs: dict[str, Tensor], *, deterministic: bool) -> Tensor:
         """tanh of the policy's mean, or a sample: [N, A]."""
-        return self.policy.act(obs["state"], deterministic=deterministic)
+        return self.policy.act(self.encoder(obs), deterministic=deterministic)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rlzoo.agent import Agent, Update, check_positive
+from rlzoo.encoder import ObservationEncoder, augment, behind
 from rlzoo.networks import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
 
@@ -38,26 +39,37 @@ class TD3Config:
     """Standard deviation of the noise that smooths the target policy's action."""
     target_noise_clip: float = 0.5
     """c: that noise is clipped to +-c."""
+    feature_dim: int = 64
+    """With images: width of the layers between their features, or the state, and each network."""
+    encoder_channels: tuple[int, ...] = (32, 64, 128, 256)
+    """With images: channels of the convolutions, each of which halves the image."""
 
     def __post_init__(self) -> None:
         check_positive(self, "hidden", "critic_lr", "actor_lr", "tau", "actor_delay")
+        check_positive(self, "feature_dim", "encoder_channels")
 
 
 class TD3(Agent):
-    """The agent: a deterministic policy and two critics, evaluated together."""
+    """The agent: a deterministic policy and two critics, evaluated together.
+
+    With images one encoder serves all networks and the critics' loss alone trains it.
+    """
 
     def __init__(self, spaces: Spaces, config: TD3Config, device: torch.device) -> None:
         super().__init__()
         self.config = config
-        critic_sizes = [spaces.state_dim + spaces.action_dim, *config.hidden, 1]
-        policy_sizes = [spaces.state_dim, *config.hidden, spaces.action_dim]
-        self.critic = EnsembleMLP(critic_sizes, ensemble=2, activation=config.activation)
-        self.policy = EnsembleMLP(policy_sizes, activation=config.activation)
+        self.encoder = ObservationEncoder(spaces, config.encoder_channels, config.feature_dim)
+        size, project = self.encoder.projected_dim, self.encoder.projection
+        critic_sizes = [size + spaces.action_dim, *config.hidden, 1]
+        policy_sizes = [size, *config.hidden, spaces.action_dim]
+        critic = EnsembleMLP(critic_sizes, ensemble=2, activation=config.activation)
+        self.critic = behind(project(ensemble=2), critic)
+        self.policy = behind(project(), EnsembleMLP(policy_sizes, activation=config.activation))
         self.target_critic = frozen_copy(self.critic)
         self.target_policy = frozen_copy(self.policy)
         self.to(device)
         self.optimizers = {
-            "critic": adam(self.critic.parameters(), config.critic_lr),
+            "critic": adam([*self.encoder.parameters(), *self.critic.parameters()], config.critic_lr),
             "actor": adam(self.policy.parameters(), config.actor_lr),
         }
         self._online = [*self.critic.parameters(), *self.policy.parameters()]
@@ -74,35 +86,40 @@ class TD3(Agent):
         """pi(s): [B, A]."""
         return torch.tanh(policy(state)[0])
 
-    def _critic_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _critic_loss(self, batch: Batch, state: Tensor) -> tuple[Tensor, Tensor]:
         """sum_i mean (Q_i - y)^2, y = r + gamma min_i Q'_i(s', pi'(s') + clipped noise)."""
         with torch.no_grad():
-            next_state = batch.next_obs["state"]
+            next_state = self.encoder(batch.next_obs)
             noise = torch.randn_like(batch.action) * self.config.target_noise
             noise = noise.clamp(-self.config.target_noise_clip, self.config.target_noise_clip)
             next_action = (self._action(self.target_policy, next_state) + noise).clamp(-1, 1)
             next_q = self._evaluate(self.target_critic, next_state, next_action).amin(dim=0)
             target = batch.reward + batch.discount * next_q
-        q = self._evaluate(self.critic, batch.obs["state"], batch.action)
+        q = self._evaluate(self.critic, state, batch.action)
         return (q - target).square().mean(dim=1).sum(), q
 
-    def _actor_loss(self, batch: Batch) -> Tensor:
+    def _actor_loss(self, state: Tensor) -> Tensor:
         """-mean Q_1(s, pi(s)): the deterministic policy gradient."""
-        state = batch.obs["state"]
         return -self._evaluate(self.critic, state, self._action(self.policy, state))[0].mean()
 
     def update_cycle(self) -> tuple[Update, ...]:
         """actor_delay - 1 updates of the critics alone, then one of everything."""
         return (*[self._update_critic] * (self.config.actor_delay - 1), self._update_all)
 
-    def _update_critic(self, batch: Batch) -> dict[str, Tensor]:
-        loss, q = self._critic_loss(batch)
+    def _step_critics(self, batch: Batch, state: Tensor) -> dict[str, Tensor]:
+        loss, q = self._critic_loss(batch, state)
         self.minimize("critic", loss)
         return {"loss/critic": loss.detach(), "value/q": q.detach().mean()}
 
+    def _update_critic(self, batch: Batch) -> dict[str, Tensor]:
+        batch = augment(batch)
+        return self._step_critics(batch, self.encoder(batch.obs))
+
     def _update_all(self, batch: Batch) -> dict[str, Tensor]:
-        metrics = self._update_critic(batch)
-        actor_loss = self._actor_loss(batch)
+        batch = augment(batch)
+        state = self.encoder(batch.obs)
+        metrics = self._step_critics(batch, state)
+        actor_loss = self._actor_loss(state.detach())
         self.minimize("actor", actor_loss)
         polyak_update(self._targets, self._online, self.config.tau)
         return metrics | {"loss/actor": actor_loss.detach()}
@@ -110,7 +127,7 @@ class TD3(Agent):
     @torch.no_grad()
     def act(self, obs: dict[str, Tensor], *, deterministic: bool) -> Tensor:
         """pi(s), with exploration noise unless deterministic: [N, A]."""
-        action = self._action(self.policy, obs["state"])
+        action = self._action(self.policy, self.encoder(obs))
         if deterministic:
             return action
         noise = torch.randn_like(action) * self.config.exploration_noise

@@ -237,16 +237,17 @@ def _build(
     torch.manual_seed(experiment.seed)
     agent = AGENTS[name].make(task.spaces, experiment.agent, device)
     saved = None if checkpoint is None else checkpoint["trainer"]
-    replay, demos = make_buffers(task.spaces, data, config, device=device, seed=experiment.seed, saved=saved)
+    buffers = make_buffers(task.spaces, data, config, device=device, seed=experiment.seed, saved=saved)
     trainer = Trainer(
         agent,
         task,
         eval_task,
-        replay,
+        buffers.replay,
         config,
         device=device,
         seed=experiment.seed,
-        demos=demos,
+        demos=buffers.demos,
+        joined=buffers.joined,
         normalized_score=score,
         metadata={
             "agent_name": name,

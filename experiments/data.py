@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -81,6 +81,16 @@ def rows_of(episodes: Sequence[Episode]) -> int:
     return sum(len(episode) + 1 for episode in episodes)
 
 
+class Buffers(NamedTuple):
+    """Where a run's transitions lie."""
+
+    replay: ReplayBuffer
+    demos: ReplayBuffer | None
+    """The demonstrations, if there are any."""
+    joined: ReplayBuffer | None
+    """For successful online episodes that join them, if they are to."""
+
+
 def make_buffers(
     spaces: Spaces,
     data: Data,
@@ -89,42 +99,56 @@ def make_buffers(
     device: torch.device,
     seed: int,
     saved: Mapping[str, Any] | None,
-) -> tuple[ReplayBuffer, ReplayBuffer | None]:
-    """The replay buffer, and that of the demonstrations if there are any, filled with the data.
+) -> Buffers:
+    """The replay buffer, and those of the demonstrations if there are any, filled with the data.
 
     Args:
         saved: a trainer's state, whose buffers are then made in the sizes they had, to be loaded.
     """
 
-    def make(capacity: int, lanes: int, *, demos: bool) -> ReplayBuffer:
+    def make(rows: int, lanes: int, offset: int) -> ReplayBuffer:
         return ReplayBuffer(
             spaces,
-            capacity=capacity,
+            capacity=rows * lanes,
             lanes=lanes,
             device=device,
             discount=config.discount,
             n_step=config.n_step,
-            is_demo=demos,
-            seed=seed + demos,
+            is_demo=offset > 0,
+            seed=seed + offset,
         )
 
-    if saved is not None:
-        try:
-            replay = make(
-                len(saved["replay"]["starts_in_row"]) * config.num_envs, config.num_envs, demos=False
-            )
-            rows = None if saved["demos"] is None else len(saved["demos"]["starts_in_row"])
-        except (KeyError, TypeError) as error:
-            raise UserError(f"the checkpoint holds no replay buffer: {error} is missing") from error
-        return replay, None if rows is None else make(rows, 1, demos=True)
+    rows = _rows(spaces, data, config) if saved is None else _saved_rows(saved)
+    buffers = Buffers(
+        make(rows["replay"], config.num_envs, 0),
+        make(rows["demos"], 1, 1) if rows["demos"] else None,
+        make(rows["joined"], 1, 2) if rows["joined"] else None,
+    )
+    if data.replay:
+        buffers.replay.add_episodes(data.replay)
+    if buffers.demos is not None and data.demos:
+        buffers.demos.add_episodes(data.demos)
+    return buffers
+
+
+def _rows(spaces: Spaces, data: Data, config: TrainConfig) -> dict[str, int]:
+    """Rows per lane of each buffer, 0 for none."""
     # Lanes are filled as evenly as whole episodes allow: each may need up to one episode more than its share.
     longest = max((len(episode) + 1 for episode in data.replay), default=0)
-    extra = rows_of(data.replay) + longest * config.num_envs
-    replay = make(config.buffer_capacity + extra, config.num_envs, demos=False)
-    if data.replay:
-        replay.add_episodes(data.replay)
+    replay = config.buffer_capacity + rows_of(data.replay) + longest * config.num_envs
     if not data.demos:
-        return replay, None
-    demos = make(max(rows_of(data.demos), config.n_step + spaces.frame_stack + 1), 1, demos=True)
-    demos.add_episodes(data.demos)
-    return replay, demos
+        return {"replay": replay // config.num_envs, "demos": 0, "joined": 0}
+    return {
+        "replay": replay // config.num_envs,
+        "demos": max(rows_of(data.demos), config.n_step + spaces.frame_stack + 1),
+        "joined": config.join_capacity,
+    }
+
+
+def _saved_rows(saved: Mapping[str, Any]) -> dict[str, int]:
+    """The same of a trainer's state."""
+    try:
+        states = {name: saved[name] for name in ("replay", "demos", "joined")}
+        return {name: 0 if state is None else len(state["starts_in_row"]) for name, state in states.items()}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"the checkpoint holds no replay buffer: {error} is missing") from error

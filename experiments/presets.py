@@ -186,3 +186,79 @@ def d4rl_preset(agent: str, task: str) -> dict[str, Any]:
         # Ours: the discounted return of an expert is about 1,100 here, beyond the default atoms.
         return {"agent.v_max": 1_500.0}
     return _D4RL_OFF_POLICY if agent in ("dsac-t", "sac", "td3") else {}
+
+
+# The protocol of CQN (arXiv 2407.07787, config_rlbench.yaml of its code) and of ARSQ on RLBench: one environment,
+# one update per step from the first on, 256 rows of demonstrations and 256 of replay, gamma 0.99, one-step
+# returns, 30,250 steps, 25 episodes of evaluation every 2,500. Successful online episodes join the demonstrations.
+_RLBENCH = {
+    **_WITH_DEMONSTRATIONS,
+    "steps": 30_250,
+    "discount": 0.99,
+    "n_step": 1,
+    "eval_every": 2_500,
+    "eval_episodes": 25,
+    # Ours, for the memory's sake: room for every step and for final observations, and for a third of the steps
+    # once more among the demonstrations.
+    "buffer_capacity": 32_000,
+    "join_capacity": 10_000,
+    # Ours: rows in the log and checkpoints at the pace of the evaluations.
+    "log_every": 250,
+    "checkpoint_every": 5_000,
+}
+_RLBENCH_AGENTS: dict[str, dict[str, Any]] = {
+    "arsq": {
+        "agent.levels": 3,
+        "agent.bins": 5,
+        "agent.temperature": 0.001,
+        "agent.demo_loss": "margin",
+        # The reference averages loss times flag over all rows: a mean over demonstrations times their share.
+        "agent.demo_rows": "demos",
+        "agent.demo_weight": 0.5,
+        "agent.demo_floor": -0.01,
+        "agent.td_weight": 0.1,
+        "agent.act_with": "target",
+    },
+    "cqn": {
+        "agent.levels": 3,
+        "agent.bins": 5,
+        "agent.atoms": 51,
+        "agent.v_min": -2.0,
+        "agent.v_max": 2.0,
+        "agent.td_weight": 0.1,
+        "agent.margin": 0.01,
+        "agent.exploration_noise": 0.01,
+    },
+    # What imitation of the given demonstrations alone reaches.
+    "bc": {"demo_fraction": 1.0, "join_capacity": 0},
+    # Ours, not tuned: with rewards of 0 and a single 1 a temperature of e or 1 would drown them.
+    "dsac-t": {"agent.initial_temperature": 0.01},
+    "sac": {"agent.initial_temperature": 0.01},
+}
+# With images: the optimiser and the targets' rate of both references, and ARSQ's networks. Without, the agents'
+# own for states, which are those of D4RL.
+_RLBENCH_PIXELS: dict[str, dict[str, Any]] = {
+    "arsq": {
+        "agent.hidden": (512, 512),
+        "agent.activation": "silu",
+        "agent.layer_norm": True,
+        "agent.lr": 5e-5,
+        "agent.weight_decay": 0.1,
+        "agent.tau": 0.02,
+    },
+    "cqn": {"agent.lr": 5e-5, "agent.weight_decay": 0.1, "agent.tau": 0.02},
+    # Ours.
+    "bc": {"agent.lr": 1e-4, "agent.weight_decay": 0.1},
+}
+
+
+def rlbench_preset(agent: str, task: str, *, pixels: bool = True) -> dict[str, Any]:
+    """Settings of `agent` on an RLBench task, over the agent's own; the same for every `task`.
+
+    Args:
+        agent: its name in AGENTS.
+        task: its RLBench name.
+        pixels: whether the agent sees camera images, or the task's state.
+    """
+    settings = {**_RLBENCH, **_RLBENCH_AGENTS.get(agent, {})}
+    return {**settings, **_RLBENCH_PIXELS.get(agent, {})} if pixels else settings

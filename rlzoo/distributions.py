@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from rlzoo.encoder import Projection, behind
 from rlzoo.networks import Activation, EnsembleMLP
 
 
@@ -35,6 +36,7 @@ class GaussianPolicy(nn.Module):
         state_dim, action_dim: S and A.
         hidden: widths of the hidden layers.
         log_std_range: the clamp's bounds.
+        projection: of an observation's features to S, where it has images.
     """
 
     def __init__(
@@ -44,11 +46,13 @@ class GaussianPolicy(nn.Module):
         hidden: Sequence[int],
         activation: Activation,
         log_std_range: tuple[float, float],
+        projection: Projection | None = None,
     ) -> None:
         super().__init__()
         self.action_dim = action_dim
         self.log_std_range = log_std_range
-        self.network = EnsembleMLP([state_dim, *hidden, 2 * action_dim], activation=activation)
+        network = EnsembleMLP([state_dim, *hidden, 2 * action_dim], activation=activation)
+        self.network = behind(projection, network)
 
     def forward(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S] -> mean and log std before tanh, each [B, A]."""

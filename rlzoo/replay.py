@@ -24,6 +24,27 @@ from rlzoo.types import Array, Batch, BoolArray, Episode, FloatArray, Spaces
 FREE_MEMORY_FRACTION = 0.8
 
 
+def row_fields(spaces: Spaces) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """What a buffer stores per row: names, shapes and types. Images are single frames."""
+    fields = {
+        "state": ((spaces.state_dim,), torch.float32),
+        "action": ((spaces.action_dim,), torch.float32),
+        "reward": ((), torch.float32),
+        "terminated": ((), torch.bool),
+        "ended": ((), torch.bool),  # terminated or truncated
+    }
+    if spaces.pixels is not None:
+        views, channels, height, width = spaces.pixels
+        fields["pixels"] = ((views, channels // spaces.frame_stack, height, width), torch.uint8)
+        fields["age"] = ((), torch.int32)  # how far back a frame stack may reach
+    return fields
+
+
+def bytes_per_row(spaces: Spaces) -> int:
+    """Bytes that a buffer takes per row."""
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in row_fields(spaces).values())
+
+
 class ReplayBuffer:
     """Transitions of L parallel environments, sampled uniformly with n-step returns.
 
@@ -78,26 +99,10 @@ class ReplayBuffer:
 
     # ---------------------------------------------------------------------------------------- storage
 
-    def _field_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        fields = {
-            "state": ((self.spaces.state_dim,), torch.float32),
-            "action": ((self.spaces.action_dim,), torch.float32),
-            "reward": ((), torch.float32),
-            "terminated": ((), torch.bool),
-            "ended": ((), torch.bool),  # terminated or truncated
-        }
-        if self.spaces.pixels is not None:
-            views, channels, height, width = self.spaces.pixels
-            frame = (views, channels // self.spaces.frame_stack, height, width)
-            fields["pixels"] = (frame, torch.uint8)
-            fields["age"] = ((), torch.int32)  # how far back a frame stack may reach
-        return fields
-
     @property
     def nbytes(self) -> int:
         """Bytes of the allocated storage."""
-        per_row = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self._field_shapes().values())
-        return per_row * self.rows * self.lanes
+        return bytes_per_row(self.spaces) * self.rows * self.lanes
 
     def _choose_storage(self) -> torch.device:
         if self.device.type != "cuda":
@@ -108,7 +113,7 @@ class ReplayBuffer:
     def _allocate(self) -> None:
         pinned = self.storage_device.type == "cpu" and self.device.type == "cuda"
         self._fields: dict[str, Tensor] = {}
-        for name, (shape, dtype) in self._field_shapes().items():
+        for name, (shape, dtype) in row_fields(self.spaces).items():
             size = (self.rows * self.lanes, *shape)
             try:
                 self._fields[name] = torch.zeros(
@@ -313,10 +318,35 @@ class ReplayBuffer:
             back = torch.arange(stack - 1, -1, -1, device=slot.device, dtype=torch.int64)
             # Before the episode's start its first frame is repeated.
             back = torch.minimum(back, self._fields["age"][slot, None].to(torch.int64))  # [B, F]
-            frames = self._fields["pixels"][(slot[:, None] - back * self.lanes) % len(self._starts)]
-            # [B, F, V, C, H, W] -> [B, V, F*C, H, W], oldest frame first
-            obs["pixels"] = frames.transpose(1, 2).flatten(2, 3)
+            frame = (slot[:, None] - back * self.lanes) % len(self._starts)  # [B, F], oldest first
+            images = self._fields["pixels"].flatten(0, 1)  # [slots * V, C, H, W]
+            views = torch.arange(self.spaces.pixels[0], device=slot.device)
+            # One gather, in the order in which the stack lies: [B, V, F]
+            index = frame[:, None] * len(views) + views[:, None]
+            obs["pixels"] = images.index_select(0, index.flatten()).view(len(slot), *self.spaces.pixels)
         return obs
+
+    # --------------------------------------------------------------------------------------- episodes
+
+    def newest_episode(self, lane: int, length: int) -> Episode:
+        """The episode of `length` steps whose final observation is the newest row of `lane`.
+
+        Raises:
+            ValueError: if its first rows are overwritten already.
+        """
+        if length + 1 > min(self._written, self.rows):
+            raise ValueError(f"an episode of {length} steps is longer than the {self.rows} rows of a lane")
+        rows = np.arange(self._written - 1 - length, self._written) % self.rows
+        index = torch.from_numpy(rows * self.lanes + lane).to(self.storage_device)
+        values: dict[str, Array] = {
+            name: storage[index].cpu().numpy() for name, storage in self._fields.items()
+        }
+        return Episode(
+            obs={name: values[name] for name in ("state", "pixels") if name in values},
+            action=values["action"][:-1],
+            reward=values["reward"][:-1],
+            terminated=bool(values["terminated"][-2]),
+        )
 
     # ------------------------------------------------------------------------------------ checkpoints
 
@@ -347,7 +377,7 @@ class ReplayBuffer:
         """
         rows = len(state["starts_in_row"])
         shapes = {name: tuple(value.shape[1:]) for name, value in state["fields"].items()}
-        expected = {name: shape for name, (shape, _) in self._field_shapes().items()}
+        expected = {name: shape for name, (shape, _) in row_fields(self.spaces).items()}
         if rows != self.rows or len(state["pending"]) != self.lanes or shapes != expected:
             raise ValueError(
                 f"replay buffer of {rows} rows x {len(state['pending'])} lanes with {shapes} found, "
@@ -400,19 +430,19 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     )
 
 
-def concatenate(first: Batch, second: Batch) -> Batch:
-    """The rows of `first`, then those of `second`."""
+def concatenate(*batches: Batch) -> Batch:
+    """The rows of the first batch, then those of the second, and so on."""
 
-    def join(a: Tensor, b: Tensor) -> Tensor:
-        return torch.cat((a, b))
+    def join(observations: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.cat([obs[name] for obs in observations]) for name in observations[0]}
 
     return Batch(
-        obs={name: join(value, second.obs[name]) for name, value in first.obs.items()},
-        action=join(first.action, second.action),
-        reward=join(first.reward, second.reward),
-        discount=join(first.discount, second.discount),
-        next_obs={name: join(value, second.next_obs[name]) for name, value in first.next_obs.items()},
-        is_demo=join(first.is_demo, second.is_demo),
+        obs=join([batch.obs for batch in batches]),
+        action=torch.cat([batch.action for batch in batches]),
+        reward=torch.cat([batch.reward for batch in batches]),
+        discount=torch.cat([batch.discount for batch in batches]),
+        next_obs=join([batch.next_obs for batch in batches]),
+        is_demo=torch.cat([batch.is_demo for batch in batches]),
     )
 
 

@@ -51,6 +51,10 @@ class TrainConfig:
     """Transitions per update."""
     demo_fraction: float = 0.5
     """Share of each batch that comes from the demonstrations, where there are any."""
+    join_capacity: int = 0
+    """Rows kept for successful online episodes, which then join the demonstrations (where there are any): the
+    demonstrations' share of a batch is drawn from both alike. When full, the oldest of them go; the given ones
+    stay. 0: none joins."""
     discount: float = 0.99
     """gamma, per environment step."""
     n_step: int = 1
@@ -77,6 +81,7 @@ class TrainConfig:
             "warmup_steps": 0,
             "offline_steps": 0,
             "batch_size": 1,
+            "join_capacity": 0,
             "n_step": 1,
             "buffer_capacity": 1,
             "eval_every": 1,
@@ -128,6 +133,7 @@ class Trainer:
         agent, task, eval_task, replay: on `device`; `eval_task` has as many lanes as it plays episodes, or
             a divisor of that.
         demos: the demonstrations, sampled as a fixed share of each batch; None without.
+        joined: takes the successful online episodes that join the demonstrations; None if none does.
         seed: of the environments and the warm-up; evaluations get seeds of their own.
         normalized_score: of a mean return, for tasks that define one.
         metadata: goes into the checkpoints (agent name, configuration, observation scaling).
@@ -145,12 +151,13 @@ class Trainer:
         device: torch.device,
         seed: int,
         demos: ReplayBuffer | None = None,
+        joined: ReplayBuffer | None = None,
         normalized_score: Callable[[float], float] | None = None,
         metadata: Mapping[str, Any] | None = None,
         film: bool = False,
     ) -> None:
         self.agent, self.task, self.eval_task = agent, task, eval_task
-        self.replay, self.demos, self.config = replay, demos, config
+        self.replay, self.demos, self.joined, self.config = replay, demos, joined, config
         self.device, self.seed, self.film = device, seed, film
         self.normalized_score, self.metadata = normalized_score, dict(metadata or {})
         self.cycle = [capture(update, device, config.capture) for update in agent.update_cycle()]
@@ -167,6 +174,9 @@ class Trainer:
         self.ended: BoolArray = np.zeros(lanes, dtype=np.bool_)  # lanes whose next step only resets
         self.lane_return = np.zeros(lanes, dtype=np.float64)
         self.lane_length = np.zeros(lanes, dtype=np.int64)
+        self.lane_success = np.full(lanes, np.nan, dtype=np.float32)  # of the episode so far
+        # Length of a successful episode that lacks only its final observation in the replay buffer, else 0.
+        self.joining = np.zeros(lanes, dtype=np.int64)
         self.finished: list[tuple[float, int]] = []  # (return, length) of episodes since the last log row
         self.evaluations: list[dict[str, float]] = []
 
@@ -217,6 +227,7 @@ class Trainer:
             self.counters.online_updates += 1
         step = self.task.receive()
         self.replay.add(obs, action, step.reward, step.terminated, step.truncated)
+        self._join_demonstrations()
         self._count(step)
         self.obs = step.obs
 
@@ -237,22 +248,44 @@ class Trainer:
         self.metrics.update(update(self._sample()))
 
     def _sample(self) -> Batch:
-        if self.demos is None or self.demo_rows == 0:
-            return self.replay.sample(self.config.batch_size)
-        if self.demo_rows == self.config.batch_size or not len(self.replay):
-            return self.demos.sample(self.config.batch_size)
-        demos = self.demos.sample(self.demo_rows)
-        return concatenate(demos, self.replay.sample(self.config.batch_size - self.demo_rows))
+        """A fixed number of demonstrations, and the rest from the replay buffer."""
+        rows = self.config.batch_size
+        demo_rows = self.demo_rows if len(self.replay) or self.demos is None else rows
+        # Joined episodes have their share among the demonstrations by the number of transitions.
+        demos, joined = len(self.demos or ()), len(self.joined or ())
+        joined_rows = round(demo_rows * joined / max(demos + joined, 1))
+        parts = [
+            buffer.sample(count)
+            for buffer, count in (
+                (self.demos, demo_rows - joined_rows),
+                (self.joined, joined_rows),
+                (self.replay, rows - demo_rows),
+            )
+            if buffer is not None and count
+        ]
+        return parts[0] if len(parts) == 1 else concatenate(*parts)
+
+    def _join_demonstrations(self) -> None:
+        """Copy the successful episodes whose final observation has just been recorded."""
+        for lane in np.flatnonzero(self.joining):
+            length = int(self.joining[lane])
+            # Longer ones cannot be kept whole.
+            if self.joined is not None and length < min(self.joined.rows, self.replay.rows):
+                self.joined.add_episodes([self.replay.newest_episode(int(lane), length)])
+        self.joining[:] = 0
 
     def _count(self, step: Step) -> None:
         running = ~self.ended
         self.counters.env_steps += int(running.sum())
         self.lane_return[running] += step.reward[running]
         self.lane_length[running] += 1
+        # As in evaluations, a task once solved counts as solved.
+        self.lane_success[running] = np.fmax(self.lane_success, step.success)[running]
         self.begins, self.ended = self.ended, (step.terminated | step.truncated) & running
         for lane in np.flatnonzero(self.ended):
             self.finished.append((float(self.lane_return[lane]), int(self.lane_length[lane])))
-            self.lane_return[lane], self.lane_length[lane] = 0.0, 0
+            self.joining[lane] = self.lane_length[lane] if self.lane_success[lane] == 1 else 0
+            self.lane_return[lane], self.lane_length[lane], self.lane_success[lane] = 0.0, 0, np.nan
 
     def _after_step(self) -> None:
         counters, step = self.counters, self.counters.step
@@ -276,6 +309,8 @@ class Trainer:
             values["train/episode_return"] = float(np.mean(returns))
             values["train/episode_length"] = float(np.mean(lengths))
             self.finished.clear()
+        if self.joined is not None:
+            values["train/joined_transitions"] = float(len(self.joined))
         now, counts = time.monotonic(), (self.counters.env_steps, self.counters.updates)
         seconds = max(now - self.clock, 1e-9)
         values["time/env_steps_per_s"] = (counts[0] - self.clock_counters[0]) / seconds
@@ -363,6 +398,7 @@ class Trainer:
             "agent": self.agent.state_dict(),
             "replay": self.replay.state_dict(),
             "demos": None if self.demos is None else self.demos.state_dict(),
+            "joined": None if self.joined is None else self.joined.state_dict(),
             "task": None if self.obs is None else self.task.get_state(),
             "obs": None if self.obs is None else {k: torch.from_numpy(v.copy()) for k, v in self.obs.items()},
             "frames": None if self.stacker.frames is None else torch.from_numpy(self.stacker.frames.copy()),
@@ -397,6 +433,8 @@ class Trainer:
         self.replay.load_state_dict(state["replay"])
         if self.demos is not None:
             self.demos.load_state_dict(state["demos"])
+        if self.joined is not None:
+            self.joined.load_state_dict(state["joined"])
         if state["obs"] is not None:
             self.task.reset(self.seed)  # simulators must have begun before a state can be put into them
             self.task.set_state(state["task"])
@@ -420,6 +458,8 @@ class Trainer:
             "ended": self.ended,
             "return": self.lane_return,
             "length": self.lane_length,
+            "success": self.lane_success,
+            "joining": self.joining,
         }
 
 

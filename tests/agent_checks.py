@@ -15,24 +15,30 @@ from rlzoo.types import Batch, Spaces
 
 CPU = torch.device("cpu")
 SPACES = Spaces(state_dim=5, action_dim=3)
+PIXELS = Spaces(state_dim=5, action_dim=3, pixels=(2, 6, 24, 24), frame_stack=2)
 Build = Callable[[], Agent]
 
 
-def make_batch(rows: int = 12, seed: int = 0) -> Batch:
+def make_batch(rows: int = 12, seed: int = 0, spaces: Spaces = SPACES) -> Batch:
     """A random batch: its first half demonstrations, some rows terminated."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    return Batch(
-        obs={"state": normal(rows, SPACES.state_dim)},
-        action=torch.tanh(normal(rows, SPACES.action_dim)),
+    batch = Batch(
+        obs={"state": normal(rows, spaces.state_dim)},
+        action=torch.tanh(normal(rows, spaces.action_dim)),
         reward=normal(rows),
         discount=0.99 * (normal(rows) > -0.5).float(),
-        next_obs={"state": normal(rows, SPACES.state_dim)},
+        next_obs={"state": normal(rows, spaces.state_dim)},
         is_demo=(torch.arange(rows) < rows // 2).float(),
     )
+    if spaces.pixels is not None:
+        for obs in (batch.obs, batch.next_obs):
+            size = (rows, *spaces.pixels)
+            obs["pixels"] = torch.randint(256, size, generator=generator, dtype=torch.uint8)
+    return batch
 
 
 def update(agent: Agent, batch: Batch) -> dict[str, Tensor]:
@@ -102,7 +108,7 @@ def check_saved_agent_goes_on_exactly(build: Build) -> None:
     assert torch.equal(*actions)
 
 
-def check_update_never_waits_for_the_device(build: Build) -> None:
+def check_update_never_waits_for_the_device(build: Build, spaces: Spaces = SPACES) -> None:
     """Fake tensors hold no values, so `.item()`, a branch on a value or a shape from one would raise."""
     with pytest.MonkeyPatch.context() as patch, FakeTensorMode():
         # Fake parameters live on the one device there is, and moving them is not supported.
@@ -110,8 +116,10 @@ def check_update_never_waits_for_the_device(build: Build) -> None:
         # A deep copy of a fake tensor (a target network) would copy its mode too, and modes do not mix.
         patch.setattr(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, raising=False)
         agent = build()
-        zeros, obs = torch.zeros(8), {"state": torch.zeros(8, SPACES.state_dim)}
-        batch = Batch(obs, torch.zeros(8, SPACES.action_dim), zeros, zeros, obs, zeros)
+        zeros, obs = torch.zeros(8), {"state": torch.zeros(8, spaces.state_dim)}
+        if spaces.pixels is not None:
+            obs["pixels"] = torch.zeros(8, *spaces.pixels, dtype=torch.uint8)
+        batch = Batch(obs, torch.zeros(8, spaces.action_dim), zeros, zeros, obs, zeros)
         for _ in range(2):
             update(agent, batch)
-        assert agent.act(obs, deterministic=False).shape == (8, SPACES.action_dim)
+        assert agent.act(obs, deterministic=False).shape == (8, spaces.action_dim)

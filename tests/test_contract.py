@@ -1,52 +1,70 @@
-"""What every agent owes the training loop."""
+"""What every agent owes the training loop, with states and with images."""
 
 import copy
 import io
+from dataclasses import dataclass
 
 import pytest
 import torch
-from agent_checks import CPU, SPACES, check_update_never_waits_for_the_device, make_batch
+from agent_checks import CPU, PIXELS, SPACES, check_update_never_waits_for_the_device, make_batch
 from torch import Tensor
 
 from experiments.presets import AGENTS
 from rlzoo.agent import Agent
 from rlzoo.capture import capture
 from rlzoo.replay import to_device
+from rlzoo.types import Batch, Spaces
 
 
-def make_agent(name: str, seed: int = 0) -> Agent:
-    torch.manual_seed(seed)
-    entry = AGENTS[name]
-    return entry.make(SPACES, entry.config(hidden=(16, 16)), CPU)
+@dataclass(frozen=True)
+class Case:
+    """An agent with its observations."""
+
+    name: str
+    spaces: Spaces
+
+    def make(self, seed: int = 0, device: torch.device = CPU, hidden: tuple[int, ...] = (16, 16)) -> Agent:
+        torch.manual_seed(seed)
+        entry = AGENTS[self.name]
+        config = entry.config(hidden=hidden, encoder_channels=(4, 8, 8), feature_dim=6)
+        return entry.make(self.spaces, config, device)
+
+    def batch(self, rows: int = 12, seed: int = 0) -> Batch:
+        return make_batch(rows, seed, self.spaces)
+
+    def run_updates(self, agent: Agent, first: int, last: int) -> None:
+        cycle = agent.update_cycle()
+        for index in range(first, last):
+            cycle[index % len(cycle)](self.batch(seed=index))
 
 
-@pytest.fixture(params=sorted(AGENTS))
-def name(request: pytest.FixtureRequest) -> str:
-    agent: str = request.param
-    return agent
+CASES = {
+    f"{name}-{kind}": Case(name, spaces)
+    for kind, spaces in (("states", SPACES), ("pixels", PIXELS))
+    for name in sorted(AGENTS)
+}
 
 
-def run_updates(agent: Agent, first: int, last: int) -> None:
-    cycle = agent.update_cycle()
-    for index in range(first, last):
-        cycle[index % len(cycle)](make_batch(seed=index))
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def case(request: pytest.FixtureRequest) -> Case:
+    chosen: Case = request.param
+    return chosen
 
 
-def test_actions_have_the_right_shape_and_range(name: str) -> None:
-    agent = make_agent(name)
-    obs = {"state": 100 * torch.randn(7, SPACES.state_dim)}
+def test_actions_have_the_right_shape_and_range(case: Case) -> None:
+    agent, obs = case.make(), case.batch(7).obs
+    obs["state"] *= 100
     for deterministic in (True, False):
         action = agent.act(obs, deterministic=deterministic)
-        assert action.shape == (7, SPACES.action_dim)
+        assert action.shape == (7, case.spaces.action_dim)
         assert action.dtype == torch.float32
         assert not action.requires_grad
         assert action.abs().max() <= 1
 
 
-def test_acting_changes_nothing_and_the_deterministic_action_draws_nothing(name: str) -> None:
-    agent = make_agent(name)
+def test_acting_changes_nothing_and_the_deterministic_action_draws_nothing(case: Case) -> None:
+    agent, obs = case.make(), case.batch(7).obs
     before = copy.deepcopy(agent.state_dict())
-    obs = {"state": torch.randn(7, SPACES.state_dim)}
     random_state = torch.get_rng_state()
     first = agent.act(obs, deterministic=True)
     assert torch.equal(random_state, torch.get_rng_state())
@@ -55,10 +73,10 @@ def test_acting_changes_nothing_and_the_deterministic_action_draws_nothing(name:
     assert_same_state(before, agent.state_dict())
 
 
-def test_metrics_are_detached_scalars_named_by_their_tags(name: str) -> None:
-    agent = make_agent(name)
+def test_metrics_are_detached_scalars_named_by_their_tags(case: Case) -> None:
+    agent = case.make()
     for update in agent.update_cycle():
-        metrics = update(make_batch())
+        metrics = update(case.batch())
         assert any(tag.startswith("loss/") for tag in metrics)
         for tag, value in metrics.items():
             assert tag.split("/")[0] in {"loss", "value", "policy"}
@@ -67,10 +85,10 @@ def test_metrics_are_detached_scalars_named_by_their_tags(name: str) -> None:
             assert torch.isfinite(value)
 
 
-def test_updates_move_every_trained_weight_and_leave_the_batch_alone(name: str) -> None:
-    agent = make_agent(name)
+def test_updates_move_every_trained_weight_and_leave_the_batch_alone(case: Case) -> None:
+    agent = case.make()
     before = {key: value.clone() for key, value in agent.named_parameters()}
-    batch = make_batch()
+    batch = case.batch()
     pristine = copy.deepcopy(batch)
     cycle = agent.update_cycle()
     for _ in range(3):
@@ -81,38 +99,37 @@ def test_updates_move_every_trained_weight_and_leave_the_batch_alone(name: str) 
     assert unmoved == []
 
 
-def test_an_update_never_waits_for_the_host(name: str) -> None:
-    check_update_never_waits_for_the_device(lambda: make_agent(name))
+def test_an_update_never_waits_for_the_host(case: Case) -> None:
+    check_update_never_waits_for_the_device(case.make, case.spaces)
 
 
-def test_a_saved_agent_goes_on_exactly(name: str) -> None:
-    straight = make_agent(name)
-    run_updates(straight, 0, 5)
+def test_a_saved_agent_goes_on_exactly(case: Case) -> None:
+    straight = case.make()
+    case.run_updates(straight, 0, 5)
     file = io.BytesIO()
     torch.save(straight.state_dict(), file)
     random_state = torch.get_rng_state()
-    run_updates(straight, 5, 9)
+    case.run_updates(straight, 5, 9)
     file.seek(0)
-    resumed = make_agent(name, seed=1)
+    resumed = case.make(seed=1)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     torch.set_rng_state(random_state)
-    run_updates(resumed, 5, 9)
+    case.run_updates(resumed, 5, 9)
     assert_same_state(straight.state_dict(), resumed.state_dict())
 
 
-def test_equal_seeds_make_equal_agents(name: str) -> None:
-    agents = [make_agent(name, seed=3) for _ in range(2)]
+def test_equal_seeds_make_equal_agents(case: Case) -> None:
+    agents = [case.make(seed=3) for _ in range(2)]
     for agent in agents:
         torch.manual_seed(4)
-        run_updates(agent, 0, 4)
+        case.run_updates(agent, 0, 4)
     assert_same_state(agents[0].state_dict(), agents[1].state_dict())
 
 
-def test_a_state_of_another_shape_is_refused(name: str) -> None:
-    entry = AGENTS[name]
-    other = entry.make(SPACES, entry.config(hidden=(8, 8)), CPU)
+def test_a_state_of_another_shape_is_refused(case: Case) -> None:
+    other = case.make(hidden=(8, 8))
     with pytest.raises(RuntimeError, match="size mismatch"):
-        make_agent(name).load_state_dict(other.state_dict())
+        case.make().load_state_dict(other.state_dict())
 
 
 def assert_same_state(one: object, other: object) -> None:
@@ -136,17 +153,15 @@ def assert_same_state(one: object, other: object) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_captured_updates_equal_eager_ones_on_a_gpu(name: str) -> None:
+def test_captured_updates_equal_eager_ones_on_a_gpu(case: Case) -> None:
     device = torch.device("cuda")
     states = []
     for mode in ("off", "auto"):
-        torch.manual_seed(0)
-        entry = AGENTS[name]
-        agent = entry.make(SPACES, entry.config(hidden=(16, 16)), device)
+        agent = case.make(device=device)
         torch.cuda.manual_seed(0)
         cycle = [capture(update, device, mode) for update in agent.update_cycle()]  # type: ignore[arg-type]
         for index in range(20):
-            cycle[index % len(cycle)](to_device(make_batch(seed=index), device))
+            cycle[index % len(cycle)](to_device(case.batch(seed=index), device))
         states.append(agent.state_dict())
     for key, value in states[0].items():
         if isinstance(value, Tensor):
