@@ -32,10 +32,16 @@ from rlzoo.train import CHECKPOINT, TrainConfig, Trainer
 from rlzoo.types import Episode, VectorTask
 
 Config = TypeVar("Config")
+Options = TypeVar("Options")
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment(Generic[Config]):
+class NoOptions:
+    """For benchmarks whose tasks have no settings of their own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment(Generic[Config, Options]):
     """One run: an agent on a task."""
 
     task: str
@@ -46,6 +52,8 @@ class Experiment(Generic[Config]):
     """Settings of the training loop."""
     data: Annotated[DataConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=DataConfig)
     """Recorded data to learn from."""
+    options: Annotated[Options, tyro.conf.arg(name="")] = dataclasses.field(default_factory=NoOptions)  # type: ignore[assignment]
+    """Settings of the benchmark's tasks."""
     seed: int = 1
     """Decides everything random in the run."""
     device: str = "auto"
@@ -70,6 +78,9 @@ class Benchmark:
         load_data: (task, --dataset, the task's copies) -> episodes, None where there are none.
         normalized_score: (task) -> function of a mean return, or None for a task without such a score.
         remark: (task) -> a line under the final table, such as the paper's result.
+        options: the benchmark's own flags with their defaults, a frozen dataclass.
+        configure: (benchmark, experiment) -> the benchmark with `make` and `load_data` as the experiment's
+            options want them.
     """
 
     name: str
@@ -81,6 +92,10 @@ class Benchmark:
     )
     normalized_score: Callable[[str], Callable[[float], float] | None] = lambda task: None
     remark: Callable[[str], str] = lambda task: ""
+    options: Any = NoOptions()
+    configure: Callable[[Benchmark, Experiment[Any, Any]], Benchmark] = lambda benchmark, experiment: (
+        benchmark
+    )
 
 
 def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
@@ -90,7 +105,7 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
     early.add_argument("--resume", type=Path)
     known, rest = early.parse_known_args(arguments)
     if known.resume is not None:
-        name, experiment = _load_experiment(known.resume, rest)
+        name, experiment = _load_experiment(benchmark, known.resume, rest)
         return run(benchmark, name, experiment, resume=known.resume)[0]
     early.add_argument("--task", default=benchmark.default_task)
     known, _ = early.parse_known_args(arguments)
@@ -101,18 +116,18 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
 # ---------------------------------------------------------------------------------------------- flags
 
 
-def parse(benchmark: Benchmark, task: str, arguments: list[str]) -> tuple[str, Experiment[Any]]:
+def parse(benchmark: Benchmark, task: str, arguments: list[str]) -> tuple[str, Experiment[Any, Any]]:
     """Flags -> (agent name, experiment). The defaults are those of the task that the flags name."""
     commands = []
     for name, entry in AGENTS.items():
         default = default_experiment(benchmark, name, task)
         command = tyro.conf.subcommand(name, default=default, description=f"{entry.about}, on {task}.")
-        commands.append(Annotated[Experiment[entry.config], command])  # type: ignore[name-defined]
+        commands.append(Annotated[Experiment[entry.config, type(benchmark.options)], command])  # type: ignore[name-defined]
     description = (
         f"Train an agent on a task of {benchmark.name}. `AGENT --task TASK --help` shows the defaults for "
         "that task; `--resume RUN_DIR [--steps N]` goes on with an earlier run."
     )
-    experiment: Experiment[Any] = tyro.cli(
+    experiment: Experiment[Any, Any] = tyro.cli(
         Union[tuple(commands)],  # type: ignore[arg-type]  # noqa: UP007
         args=arguments,
         description=description,
@@ -122,7 +137,7 @@ def parse(benchmark: Benchmark, task: str, arguments: list[str]) -> tuple[str, E
     return name, experiment
 
 
-def default_experiment(benchmark: Benchmark, agent: str, task: str) -> Experiment[Any]:
+def default_experiment(benchmark: Benchmark, agent: str, task: str) -> Experiment[Any, Any]:
     """The preset of `agent` on `task`."""
     entry = AGENTS[agent]
     settings = {**entry.preset, **benchmark.preset(agent, task)}
@@ -135,10 +150,13 @@ def default_experiment(benchmark: Benchmark, agent: str, task: str) -> Experimen
         agent=entry.config(**groups["agent"]),
         train=TrainConfig(**groups["train"]),
         data=DataConfig(**groups["data"]),
+        options=benchmark.options,
     )
 
 
-def _load_experiment(run_dir: Path, arguments: list[str]) -> tuple[str, Experiment[Any]]:
+def _load_experiment(
+    benchmark: Benchmark, run_dir: Path, arguments: list[str]
+) -> tuple[str, Experiment[Any, Any]]:
     """The experiment of an earlier run, with `arguments` on top of its settings."""
     path = run_dir / CONFIG_FILE
     try:
@@ -149,16 +167,19 @@ def _load_experiment(run_dir: Path, arguments: list[str]) -> tuple[str, Experime
             "agent": pydantic.TypeAdapter(AGENTS[name].config).validate_python(config["agent"]),
             "train": pydantic.TypeAdapter(TrainConfig).validate_python(config["train"]),
             "data": pydantic.TypeAdapter(DataConfig).validate_python(config["data"]),
+            "options": pydantic.TypeAdapter(type(benchmark.options)).validate_python(
+                config.get("options") or {}
+            ),
             "runs_dir": Path(config["runs_dir"]),
         }
-        default: Experiment[Any] = Experiment(**fields)
+        default: Experiment[Any, Any] = Experiment(**fields)
     except OSError as error:
         raise UserError(f"{run_dir} is not a run folder: {CONFIG_FILE} cannot be read") from error
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a run's configuration: {reason}") from error
-    experiment: Experiment[Any] = tyro.cli(
-        Experiment[AGENTS[name].config],  # type: ignore[misc]
+    experiment: Experiment[Any, Any] = tyro.cli(
+        Experiment[AGENTS[name].config, type(benchmark.options)],  # type: ignore[misc]
         args=arguments,
         default=default,
         prog=f"{Path(sys.argv[0]).name} --resume {run_dir}",
@@ -172,7 +193,7 @@ CHANGEABLE = {"device", "threads", "video", "train.steps", "train.processes", "t
 CHANGEABLE |= {"train.offline_steps", "train.checkpoint_every", "train.stop_at_return"}
 
 
-def _refuse_changes(old: Experiment[Any], new: Experiment[Any]) -> None:
+def _refuse_changes(old: Experiment[Any, Any], new: Experiment[Any, Any]) -> None:
     before, after = flatten_config(plain(old)), flatten_config(plain(new))
     changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
     if changed - CHANGEABLE:
@@ -189,7 +210,7 @@ def _flag(key: str) -> str:
 
 
 def run(
-    benchmark: Benchmark, name: str, experiment: Experiment[Any], resume: Path | None = None
+    benchmark: Benchmark, name: str, experiment: Experiment[Any, Any], resume: Path | None = None
 ) -> tuple[int, Path]:
     """Train and print the evaluations.
 
@@ -206,6 +227,7 @@ def run(
         if experiment.threads < 1:
             raise UserError(f"--threads is {experiment.threads}, expected at least 1")
         torch.set_num_threads(experiment.threads)
+    benchmark = benchmark.configure(benchmark, experiment)
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
         trainer = _build(benchmark, name, experiment, device, resume, stack)
@@ -219,7 +241,7 @@ def run(
 def _build(
     benchmark: Benchmark,
     name: str,
-    experiment: Experiment[Any],
+    experiment: Experiment[Any, Any],
     device: torch.device,
     resume: Path | None,
     stack: ExitStack,
@@ -262,7 +284,7 @@ def _build(
     return trainer
 
 
-def _load_checkpoint(run_dir: Path, name: str, experiment: Experiment[Any]) -> dict[str, Any]:
+def _load_checkpoint(run_dir: Path, name: str, experiment: Experiment[Any, Any]) -> dict[str, Any]:
     path = run_dir / "checkpoints" / CHECKPOINT
     checkpoint = load_checkpoint(path)
     if "trainer" not in checkpoint:
@@ -273,7 +295,7 @@ def _load_checkpoint(run_dir: Path, name: str, experiment: Experiment[Any]) -> d
     return checkpoint
 
 
-def loop_settings(experiment: Experiment[Any]) -> TrainConfig:
+def loop_settings(experiment: Experiment[Any, Any]) -> TrainConfig:
     """The loop's settings, with --offline carried out."""
     config = experiment.train
     if experiment.data.offline:
@@ -283,7 +305,7 @@ def loop_settings(experiment: Experiment[Any]) -> TrainConfig:
 
 def _data(
     benchmark: Benchmark,
-    experiment: Experiment[Any],
+    experiment: Experiment[Any, Any],
     task: VectorTask,
     score: Callable[[float], float] | None,
     checkpoint: dict[str, Any] | None,
@@ -305,7 +327,7 @@ def _data(
 def _train(
     benchmark: Benchmark,
     name: str,
-    experiment: Experiment[Any],
+    experiment: Experiment[Any, Any],
     trainer: Trainer,
     run_dir: Path,
     stop: StopSignal,
@@ -341,7 +363,7 @@ def _train(
 
 
 def _conclude(
-    benchmark: Benchmark, experiment: Experiment[Any], trainer: Trainer, run_dir: Path, stop: StopSignal
+    benchmark: Benchmark, experiment: Experiment[Any, Any], trainer: Trainer, run_dir: Path, stop: StopSignal
 ) -> None:
     console = Console()
     if trainer.evaluations:

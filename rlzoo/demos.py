@@ -153,8 +153,9 @@ def observation_statistics(
 
     Args:
         episodes: the data, at least one step.
-        floor: the smallest deviation returned: a column that never changes in the data must not turn a small
-            difference in the environment into a large one.
+        floor: the smallest deviation returned: a column that hardly changes in the data must not turn a small
+            difference in the environment into a large one. One that never changes (a gripper that stays
+            open) says nothing about its scale and gets a deviation of 1.
 
     Returns:
         mean and std, each float32 [S], accumulated in float64.
@@ -164,7 +165,9 @@ def observation_statistics(
     states = [episode.obs["state"][:-1] for episode in episodes]
     mean = np.sum([part.sum(axis=0, dtype=np.float64) for part in states], axis=0) / steps
     variance = np.sum([np.square(part - mean).sum(axis=0) for part in states], axis=0) / steps
-    return mean.astype(np.float32), np.maximum(np.sqrt(variance), floor).astype(np.float32)
+    constant = variance <= np.square(1e-9 * np.maximum(1, np.abs(mean)))  # but for rounding
+    std = np.where(constant, 1.0, np.maximum(np.sqrt(variance), floor))
+    return mean.astype(np.float32), std.astype(np.float32)
 
 
 def summary(

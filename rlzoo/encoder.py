@@ -63,9 +63,7 @@ def augment(batch: Batch) -> Batch:
     """
     if "pixels" not in batch.obs:
         return batch
-    obs, next_obs = (
-        {**each, "pixels": random_shift(each["pixels"])} for each in (batch.obs, batch.next_obs)
-    )
+    obs, next_obs = ({**each, "pixels": random_shift(each["pixels"])} for each in (batch.obs, batch.next_obs))
     return batch._replace(obs=obs, next_obs=next_obs)
 
 

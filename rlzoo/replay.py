@@ -245,29 +245,6 @@ class ReplayBuffer:
             self._starts_in_row[self._oldest % self.rows] = 0
             self._oldest += 1
 
-    # ---------------------------------------------------------------------------------------- reading
-
-    def episodes(self) -> list[Episode]:
-        """Everything recorded, in the order in which the episodes began.
-
-        An episode still going on ends, not terminated, at its newest observation. Where old rows have been
-        overwritten, each lane begins with its first whole episode.
-        """
-        first = max(0, self._written - self.rows)
-        rows = torch.arange(first, self._written, device=self.storage_device) % self.rows
-        found: list[tuple[int, Episode]] = []
-        for lane in range(self.lanes):
-            fields = {name: values[rows * self.lanes + lane].cpu().numpy()
-                      for name, values in self._fields.items()}  # fmt: skip
-            # The observation after an episode's last step has a row of its own, not yet for the newest step.
-            finals = (np.flatnonzero(fields["ended"][:-1]) + 1).tolist()
-            begin = finals.pop(0) + 1 if first and finals else 0
-            for final in [*finals, len(rows) - 1]:
-                if begin < final:
-                    found.append((begin, _episode(fields, begin, final)))
-                begin = final + 1
-        return [episode for _, episode in sorted(found, key=lambda pair: pair[0])]
-
     # --------------------------------------------------------------------------------------- sampling
 
     def sample(self, batch_size: int) -> Batch:
@@ -328,6 +305,27 @@ class ReplayBuffer:
 
     # --------------------------------------------------------------------------------------- episodes
 
+    def episodes(self) -> list[Episode]:
+        """Everything recorded, in the order in which the episodes began.
+
+        An episode still going on ends, not terminated, at its newest observation. Where old rows have been
+        overwritten, each lane begins with its first whole episode.
+        """
+        first = max(0, self._written - self.rows)
+        rows = torch.arange(first, self._written, device=self.storage_device) % self.rows
+        found: list[tuple[int, Episode]] = []
+        for lane in range(self.lanes):
+            fields = {name: values[rows * self.lanes + lane].cpu().numpy()
+                      for name, values in self._fields.items()}  # fmt: skip
+            # The observation after an episode's last step has a row of its own, not yet for the newest step.
+            finals = (np.flatnonzero(fields["ended"][:-1]) + 1).tolist()
+            begin = finals.pop(0) + 1 if first and finals else 0
+            for final in [*finals, len(rows) - 1]:
+                if begin < final:
+                    found.append((begin, _episode(fields, begin, final)))
+                begin = final + 1
+        return [episode for _, episode in sorted(found, key=lambda pair: pair[0])]
+
     def newest_episode(self, lane: int, length: int) -> Episode:
         """The episode of `length` steps whose final observation is the newest row of `lane`.
 
@@ -341,12 +339,7 @@ class ReplayBuffer:
         values: dict[str, Array] = {
             name: storage[index].cpu().numpy() for name, storage in self._fields.items()
         }
-        return Episode(
-            obs={name: values[name] for name in ("state", "pixels") if name in values},
-            action=values["action"][:-1],
-            reward=values["reward"][:-1],
-            terminated=bool(values["terminated"][-2]),
-        )
+        return _episode(values, 0, length)
 
     # ------------------------------------------------------------------------------------ checkpoints
 

@@ -101,22 +101,23 @@ def test_nothing_to_select_from():
 
 def test_observation_statistics_are_those_of_the_states_acted_on():
     first = Episode(
-        obs={"state": np.float32([[1, 5, 1e6], [3, 5, 1e6 + 1], [99, 99, 99]])},
+        obs={"state": np.float32([[1, 5, 1e6, 1], [3, 5, 1e6 + 1, 1], [99, 99, 99, 1]])},
         action=np.zeros((2, 1), np.float32),
         reward=np.zeros(2, np.float32),
         terminated=True,
     )
     second = Episode(
-        obs={"state": np.float32([[8, 5, 1e6 + 2], [-99, 99, 99]])},
+        obs={"state": np.float32([[8, 5, 1e6 + 2, 1.0001], [-99, 99, 99, 1]])},
         action=np.zeros((1, 1), np.float32),
         reward=np.zeros(1, np.float32),
         terminated=False,
     )
     mean, std = observation_statistics([first, second])
-    np.testing.assert_allclose(mean, [4, 5, 1e6 + 1])
-    np.testing.assert_allclose(std, [np.std([1, 3, 8]), 1e-3, np.std([0, 1, 2])], rtol=1e-6)
+    np.testing.assert_allclose(mean, [4, 5, 1e6 + 1, 1], rtol=1e-4)
+    # A column that never changes keeps its unit, one that hardly does is not blown up.
+    np.testing.assert_allclose(std, [np.std([1, 3, 8]), 1, np.std([0, 1, 2]), 1e-3], rtol=1e-6)
     assert mean.dtype == std.dtype == np.float32
-    assert observation_statistics([first], floor=0.5)[1][1] == 0.5
+    assert observation_statistics([first], floor=2.0)[1][0] == 2.0
 
 
 def test_summary_names_every_quantity():

@@ -1,0 +1,163 @@
+"""Train an agent on one of RLBench's tasks, in RLBench itself or in its stand-in on MuJoCo.
+
+python experiments/rlbench.py arsq --task reach_target --demos 100
+python experiments/rlbench.py arsq --task push_button --observations state --demos 20
+python experiments/rlbench.py cqn --task open_drawer --simulator rlbench --dataset /data/rlbench_demos
+
+Without --simulator, RLBench where it is installed, else MuJoCo. Scores on the stand-in are not RLBench's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+# Python puts a script's folder first on sys.path, where this file would hide the package `rlbench`.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from rlzoo.rlbench_data import load_rlbench
+
+from envs import panda_demos, panda_env, panda_tasks, rlbench_env, rlbench_simulator
+from experiments.common import Benchmark, Experiment, main
+from experiments.presets import rlbench_preset
+from rlzoo.errors import UserError
+from rlzoo.main import run_main
+from rlzoo.manipulation import CAMERAS, FRAME_STACK, IMAGE_SIZE, ActionScale, Demonstration, to_episodes
+from rlzoo.types import VectorTask
+
+Simulator = Literal["rlbench", "mujoco"]
+Observations = Literal["pixels", "state"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RLBenchOptions:
+    """What is simulated, seen and demonstrated."""
+
+    simulator: Literal["auto", "rlbench", "mujoco"] = "auto"
+    """rlbench needs CoppeliaSim and PyRep; mujoco is a stand-in for a few tasks; auto: rlbench where it
+    is installed."""
+    observations: Observations = "pixels"
+    """pixels: camera images and the robot's joints. state: the joints and the poses of the task's objects."""
+    demos: int = 100
+    """Demonstrations to learn from: of --dataset, or recorded before training (scripted on MuJoCo, planned by
+    RLBench). They also set the range of the actions."""
+    cameras: tuple[str, ...] = CAMERAS
+    """Views, in this order."""
+    image_size: int = IMAGE_SIZE
+    """Height and width of the images, in pixels."""
+    frame_stack: int = FRAME_STACK
+    """Images that an agent sees at once."""
+
+
+def choose_simulator(asked: str) -> Simulator:
+    """The simulator asked for, or for "auto" the one that is there.
+
+    Raises:
+        UserError: RLBench was asked for and is not installed; the message names what is missing.
+    """
+    if asked == "mujoco":
+        return "mujoco"
+    if asked == "rlbench":
+        rlbench_simulator.check()
+        return "rlbench"
+    return "mujoco" if rlbench_simulator.missing() else "rlbench"
+
+
+def demonstrations_of(
+    simulator: Simulator, task: str, dataset: str | None, options: RLBenchOptions, seed: int
+) -> list[Demonstration]:
+    """The demonstrations: those of `dataset` (a folder in RLBench's layout), or new ones."""
+    cameras = options.cameras if options.observations == "pixels" else ()
+    if dataset is not None:
+        loaded = load_rlbench(
+            dataset,
+            task=task,
+            cameras=cameras,
+            image_size=options.image_size,
+            count=options.demos,
+            need_task_state=options.observations == "state",
+        )
+        print(loaded.summary)
+        return loaded.demonstrations
+    print(f"recording {options.demos} demonstrations of {task} in {simulator}")
+    if simulator == "mujoco":
+        return panda_demos.collect(
+            task, options.demos, seed=seed, cameras=cameras or None, image_size=options.image_size
+        )
+    kept, too_fast = rlbench_env.collect_demonstrations(
+        task, options.demos, seed=seed, cameras=cameras, image_size=options.image_size, report=print
+    )
+    if too_fast:
+        print(f"{too_fast} demonstrations moved too fast and were left out")
+    return kept
+
+
+def configure(benchmark: Benchmark, experiment: Experiment[Any, RLBenchOptions]) -> Benchmark:
+    """The benchmark on the simulator, with the observations and the demonstrations, that the options name."""
+    options, task = experiment.options, experiment.task
+    if options.demos < 1:
+        raise UserError(f"--demos is {options.demos}, expected at least 1: they set the range of the actions")
+    simulator = choose_simulator(options.simulator)
+    if simulator == "mujoco":
+        panda_tasks.find(task)
+        print("simulator: MuJoCo, a stand-in; scores on it are not RLBench scores")
+    demonstrations = demonstrations_of(simulator, task, experiment.data.dataset, options, experiment.seed)
+    scale = ActionScale.of(demonstrations)
+    pixels = options.observations == "pixels"
+
+    def make(task: str, num_envs: int, processes: bool, render: bool) -> VectorTask:
+        if simulator == "rlbench":
+            return rlbench_env.make(
+                task,
+                num_envs,
+                scale,
+                cameras=options.cameras if pixels else (),
+                image_size=options.image_size,
+                render=render,
+            )
+        return panda_env.make(
+            task,
+            num_envs,
+            processes=processes,
+            observations=options.observations,
+            cameras=options.cameras,
+            image_size=options.image_size,
+            frame_stack=options.frame_stack,
+            scale=scale,
+            render=render,
+        )
+
+    episodes = to_episodes(demonstrations, scale, pixels=pixels)
+    return dataclasses.replace(benchmark, make=make, load_data=lambda task, given, copies: episodes)
+
+
+def _not_configured(task: str, num_envs: int, processes: bool, render: bool) -> VectorTask:
+    raise RuntimeError("`configure` comes first")
+
+
+def benchmark_of(observations: Observations) -> Benchmark:
+    """The benchmark with the presets for these observations."""
+    return Benchmark(
+        name=f"rlbench-{observations}",
+        default_task="reach_target",
+        make=_not_configured,
+        preset=lambda agent, task: rlbench_preset(agent, task, pixels=observations == "pixels"),
+        options=RLBenchOptions(observations=observations),
+        configure=configure,
+    )
+
+
+def run_script(arguments: Sequence[str]) -> int:
+    """Run on `arguments`; what is observed decides the presets, so that flag is looked at first."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--observations", choices=("pixels", "state"), default="pixels")
+    known, _ = early.parse_known_args(arguments)
+    return main(benchmark_of(known.observations), arguments)
+
+
+if __name__ == "__main__":
+    run_main(lambda: run_script(sys.argv[1:]))
