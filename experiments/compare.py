@@ -2,6 +2,8 @@
 
 python experiments/compare.py results/mujoco results/runs/mujoco/HalfCheetah-v5 results/runs/mujoco/Hopper-v5
 
+Runs whose settings differ are told apart by them, so a sweep is compared like any other set of runs.
+
 Writes into the first folder: `curves.csv` (every evaluation of every seed), `runs.json` (each run's command,
 commit, versions and hardware), `README.md` (the table) and one plot per task.
 """
@@ -28,15 +30,25 @@ from rlzoo.errors import UserError
 from rlzoo.files import atomic_path, atomic_write
 from rlzoo.logger import METRICS_FILE
 from rlzoo.main import run_main
-from rlzoo.run import CONFIG_FILE, INFO_FILE
+from rlzoo.run import CONFIG_FILE, INFO_FILE, flatten_config
 
+# Settings that make a run longer, faster or better documented, but no other experiment.
+INCIDENTAL = {"seed", "device", "threads", "video", "runs_dir", "train.steps", "train.offline_steps"}
+INCIDENTAL |= {"train.processes", "train.capture", "train.eval_every", "train.log_every"}
+INCIDENTAL |= {"train.checkpoint_every", "train.buffer_capacity"}
 # DSAC-T's paper counts a run's final return as the mean of its last tenth of evaluations.
 FINAL_SHARE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run as read from its folder. `evaluations` maps a step to its eval/* values."""
+    """One run as read from its folder.
+
+    Attributes:
+        label: the agent, and the settings by which its runs differ.
+        settings: by flat name, without the incidental ones.
+        evaluations: a step's eval/* values.
+    """
 
     folder: Path
     task: str
@@ -44,6 +56,7 @@ class Run:
     label: str
     seed: int
     info: dict[str, Any]
+    settings: dict[str, Any]
     evaluations: dict[int, dict[str, float]]
 
     def curve(self, tag: str) -> dict[int, float]:
@@ -72,7 +85,10 @@ def read_run(folder: Path) -> Run:
                 if (row["tag"] or "").startswith("eval/") and row["value"]:
                     evaluations[int(row["step"])][row["tag"]] = float(row["value"])
         agent = config["agent_name"]
-        return Run(folder, config["task"], agent, agent, int(config["seed"]), info, dict(evaluations))
+        settings = {key: value for key, value in flatten_config(config).items() if key not in INCIDENTAL}
+        return Run(
+            folder, config["task"], agent, agent, int(config["seed"]), info, settings, dict(evaluations)
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not a complete run folder: {error}") from error
 
@@ -83,7 +99,23 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
     runs = [run for run in map(read_run, found) if any(run.curve("eval/return"))]
     if not runs:
         raise UserError("no run with an evaluation below the given folders")
-    return sorted(runs, key=lambda run: (run.task, run.label, run.seed))
+    return sorted(tell_apart(runs), key=lambda run: (run.task, run.label, run.seed))
+
+
+def tell_apart(runs: Iterable[Run]) -> list[Run]:
+    """The runs with labels that name the settings in which those of one agent on one task differ."""
+    labelled = []
+    for members in group(runs).values():
+        keys = sorted({key for run in members for key in run.settings})
+        differing = [key for key in keys if len({str(run.settings.get(key)) for run in members}) > 1]
+        for run in members:
+            parts = [run.agent]
+            for key in differing:
+                value = run.settings.get(key)
+                shown = Path(value).stem if key == "data.dataset" and value else value
+                parts.append(f"{key.rpartition('.')[2]}={shown}")
+            labelled.append(dataclasses.replace(run, label=" ".join(parts)))
+    return labelled
 
 
 def group(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:

@@ -121,8 +121,6 @@ def test_medium_expert_is_half_of_each_and_written_in_both_formats(
         (["random", "--task", "Hoper-v4", "--output", "x"], "Hopper-v5"),
     ],
 )
-def test_bad_input_is_one_clear_line(
-    flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_input_is_one_clear_line(flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=message):
         make(monkeypatch, *flags)

@@ -297,9 +297,7 @@ def test_demonstrations_keep_their_share_of_a_batch() -> None:
 @pytest.mark.parametrize("rows", [40, 12])
 def test_episodes_come_back_whole_also_after_the_ring_has_wrapped(rows: int) -> None:
     """Two lanes of episodes of 4 steps; the newest two are still without their final observation."""
-    buffer = ReplayBuffer(
-        Spaces(1, 1), capacity=2 * rows, lanes=2, device=torch.device("cpu"), discount=0.9
-    )
+    buffer = ReplayBuffer(Spaces(1, 1), capacity=2 * rows, lanes=2, device=torch.device("cpu"), discount=0.9)
     clock, length = np.array([0, 2]), 4  # lane 1 is two steps ahead
     for row in range(22):
         obs = np.array([[row], [100 + row]], np.float32)

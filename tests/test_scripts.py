@@ -20,6 +20,7 @@ from envs import d4rl_env, mujoco_env
 from envs.d4rl_tasks import normalized_score
 from envs.rendering import rendering_backend
 from experiments.common import Benchmark, default_experiment, main
+from experiments.compare import find_runs
 from experiments.presets import AGENTS, MUJOCO_TASKS, d4rl_preset
 from rlzoo.checkpoint import load_checkpoint
 from rlzoo.demo_writers import write_d4rl
@@ -235,6 +236,13 @@ def test_compare_gathers_seeds(tmp_path: Path) -> None:
         curve = [(row["seed"], row["step"]) for row in csv.DictReader(file) if row["tag"] == "eval/return"]
     assert curve == [("1", "60"), ("1", "120"), ("2", "60"), ("2", "120")]
     assert (output / "Reacher-v5.png").stat().st_size > 1000
+
+
+def test_compare_tells_runs_of_different_settings_apart(tmp_path: Path) -> None:
+    for rate in ("0.001", "0.01"):
+        run_in_process("sac", tmp_path, "--steps", "60", "--agent.actor-lr", rate, "--threads", "1")
+    labels = [run.label for run in find_runs([tmp_path])]
+    assert labels == ["sac actor_lr=0.001", "sac actor_lr=0.01"]
 
 
 D4RL = Benchmark(
