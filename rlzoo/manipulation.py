@@ -21,7 +21,9 @@ FRAME_STACK = 8
 NUM_JOINTS = 7
 ACTION_DIM = NUM_JOINTS + 1  # and the gripper
 MAX_DELTA = 0.2  # rad per step; demonstrations that move faster are left out
-ACTION_MARGIN = 0.2  # the demonstrations' range of deltas is widened by this share of itself on either side
+ACTION_MARGIN = (
+    0.2  # the demonstrations' smallest and largest deltas are each widened by this share of itself
+)
 TIME_LIMITS = {  # steps; the tasks of ARSQ's and CQN's experiments
     "basketball_in_hoop": 125,
     "insert_usb_in_computer": 100,
@@ -92,6 +94,8 @@ class ActionScale:
     def of(cls, demonstrations: Sequence[Demonstration]) -> ActionScale:
         """The demonstrations' range of each joint's delta, widened on either side; the gripper's is 0..1.
 
+        Each bound is widened by a share of its own size, not of the range, as in CQN's and ARSQ's code.
+
         Raises:
             UserError: there are no demonstrations.
         """
@@ -99,9 +103,8 @@ class ActionScale:
             raise UserError("no demonstrations: the range of the actions is taken from them")
         actions = np.concatenate([demonstration.actions for demonstration in demonstrations])
         low, high = actions.min(axis=0), actions.max(axis=0)
-        margin = ACTION_MARGIN * (high - low)
-        # A joint that no demonstration moves still needs a width to divide by.
-        low, high = low - margin, np.maximum(high + margin, low - margin + 1e-4)
+        low, high = low - ACTION_MARGIN * np.abs(low), high + ACTION_MARGIN * np.abs(high)
+        high = np.maximum(high, low + 1e-4)  # a joint that no demonstration moves needs a width as well
         low[-1], high[-1] = 0.0, 1.0
         return cls(low.astype(np.float32), high.astype(np.float32))
 

@@ -1,0 +1,3 @@
+class OpenDrawer:
+    def variation_count(self) -> int:
+        return 3

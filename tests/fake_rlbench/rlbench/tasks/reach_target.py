@@ -1,0 +1,3 @@
+class ReachTarget:
+    def variation_count(self) -> int:
+        return 18
