@@ -18,7 +18,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict
 from gymnasium.utils import seeding
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from torch import Tensor
@@ -27,13 +27,15 @@ from rlzoo.errors import UserError
 from rlzoo.types import Array, FloatArray, Spaces, Step
 
 Environment = gym.Env[Any, Any]
+Observation = Array | dict[str, Array]  # a vector [S], or {"state": [S], "pixels": u8 [V, C, H, W]}
 
 
-class Lane(gym.Wrapper[FloatArray, FloatArray, Any, Any]):
+class Lane(gym.Wrapper[Observation, FloatArray, Any, Any]):
     """The outermost wrapper of one environment: what every task looks like to the rest of the code.
 
     * Actions are vectors [A] in [-1, 1], clipped to that and mapped linearly to the environment's bounds.
-    * Observations are float32 vectors [S]; Dict spaces are flattened in Gymnasium's order (sorted keys).
+    * Observations are float32 vectors [S]; Dict spaces are flattened in Gymnasium's order (sorted keys). A
+      Dict of exactly "state" [S] and "pixels" u8 [V, C, H, W] stays one.
     * `info` holds at most ``{"success": 0.0 or 1.0}``.
     * The step after an episode's end ignores its action and returns the first observation of a new episode
       with reward 0 and an empty `info`. The lane does this itself, so that what a restored snapshot does next
@@ -53,15 +55,14 @@ class Lane(gym.Wrapper[FloatArray, FloatArray, Any, Any]):
         if not (isinstance(actions, Box) and is_continuous and actions.is_bounded()):
             shown = " ".join(str(actions).split())
             raise UserError(f"{task}: agents need actions in a bounded Box of floats, not in {shown}")
-        observations = gym.spaces.flatten_space(env.observation_space)
-        if not isinstance(observations, Box):
-            raise UserError(f"{task}: observations {env.observation_space} cannot be flattened to one vector")
         self.task = task
         self.needs_reset = False
         self.action_space = Box(-1.0, 1.0, (actions.low.size,), np.float32)
-        self.observation_space = Box(-np.inf, np.inf, observations.shape, np.float32)
+        self.observation_space = _agent_space(env.observation_space, task)
         self._inner_observations = env.observation_space
-        self._is_vector = isinstance(env.observation_space, Box) and len(env.observation_space.low.shape) == 1
+        self._passes = isinstance(self.observation_space, Dict) or (
+            isinstance(env.observation_space, Box) and len(env.observation_space.low.shape) == 1
+        )
         # Mapped in float64, so that rounding to the environment's dtype hits its bounds exactly.
         self._low, self._high = actions.low.ravel(), actions.high.ravel()  # [A]
         self._centre = (self._high.astype(np.float64) + self._low) / 2
@@ -71,20 +72,20 @@ class Lane(gym.Wrapper[FloatArray, FloatArray, Any, Any]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[FloatArray, dict[str, Any]]:
-        """Begin an episode. Returns obs f32 [S] and an empty dict."""
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode. Returns the observation (see the class) and an empty dict."""
         try:
             obs, _ = self.env.reset(seed=seed, options=options)
         except Exception as error:
             raise self._failure("reset", error) from error
         self.needs_reset = False
-        return np.array(self._flat(obs), dtype=np.float32), {}
+        return _copied(self._flat(obs)), {}
 
-    def step(self, action: FloatArray) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
-        """Take action [A]. Returns obs f32 [S], reward, terminated, truncated and info (see the class)."""
+    def step(self, action: FloatArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Take action [A]. Returns obs, reward, terminated, truncated and info (see the class)."""
         obs, reward, terminated, truncated, success = self.advance(self.inner_action(action))
         info = {} if math.isnan(success) else {"success": success}
-        return np.array(obs, dtype=np.float32), float(reward), bool(terminated), bool(truncated), info
+        return _copied(obs), float(reward), bool(terminated), bool(truncated), info
 
     def inner_action(self, action: FloatArray) -> Array:
         """Map actions [..., A] from [-1, 1] to the environment's bounds, shape and dtype."""
@@ -94,10 +95,10 @@ class Lane(gym.Wrapper[FloatArray, FloatArray, Any, Any]):
         inner = np.minimum(np.maximum(inner, self._low), self._high)
         return inner.astype(self._action_dtype, copy=False).reshape(*action.shape[:-1], *self._action_shape)
 
-    def advance(self, inner_action: Array) -> tuple[Array, float, bool, bool, float]:
+    def advance(self, inner_action: Array) -> tuple[Observation, float, bool, bool, float]:
         """`step` without the conversions, for a loop over lanes that does them for all at once.
 
-        Takes what `inner_action` returns. Returns obs [S] in the environment's dtype and possibly its memory,
+        Takes what `inner_action` returns. Returns obs in the environment's dtype and possibly its memory,
         reward, terminated, truncated, and success: 1, 0 or NaN where the task does not say.
         """
         if self.needs_reset:
@@ -150,8 +151,8 @@ class Lane(gym.Wrapper[FloatArray, FloatArray, Any, Any]):
             ) from error
         self.needs_reset = state["needs_reset"]
 
-    def _flat(self, obs: Any) -> Array:
-        if self._is_vector:
+    def _flat(self, obs: Any) -> Observation:
+        if self._passes:
             return obs  # type: ignore[no-any-return]
         return np.asarray(gym.spaces.flatten(self._inner_observations, obs))
 
@@ -175,7 +176,12 @@ class GymVectorTask:
     """
 
     def __init__(
-        self, task: str, make_envs: Sequence[Callable[[], Environment]], *, processes: bool = False
+        self,
+        task: str,
+        make_envs: Sequence[Callable[[], Environment]],
+        *,
+        processes: bool = False,
+        frame_stack: int = 1,
     ) -> None:
         """Build the copies.
 
@@ -185,6 +191,8 @@ class GymVectorTask:
                 cloudpickle does) and is also called once in this process, to learn the spaces.
             processes: whether every copy runs in a process of its own. The main script needs the usual guard
                 (``if __name__ == "__main__"``), because the processes import it.
+            frame_stack: F, the frames that agents see at once; the environments return one at a time, and
+                whoever samples or acts stacks them. Tasks without images take no notice.
 
         Raises:
             UserError: there is no copy, or the task's spaces do not suit (see `Lane`).
@@ -203,8 +211,7 @@ class GymVectorTask:
         else:
             self._lanes = [Lane(make_env(), task) for make_env in make_envs]
             spaces = self._lanes[0].observation_space, self._lanes[0].action_space
-        state_dim, action_dim = (gym.spaces.flatdim(space) for space in spaces)
-        self.spaces = Spaces(state_dim=state_dim, action_dim=action_dim)
+        self.spaces = _agent_sizes(*spaces, frame_stack)
 
     def reset(self, seed: int) -> dict[str, Array]:
         """Begin an episode in every lane; ``seed >= 0`` alone decides what follows.
@@ -216,9 +223,9 @@ class GymVectorTask:
         seeds = np.random.SeedSequence(seed).generate_state(self.num_envs).tolist()
         if self._workers is not None:
             with self._worker_errors():
-                return {"state": self._workers.reset(seed=seeds)[0]}
-        observations = [lane.reset(seed=s)[0] for lane, s in zip(self._lanes, seeds, strict=True)]
-        return {"state": np.stack(observations)}
+                return _named(self._workers.reset(seed=seeds)[0])
+        observations = [_named(lane.reset(seed=s)[0]) for lane, s in zip(self._lanes, seeds, strict=True)]
+        return {name: np.stack([obs[name] for obs in observations]) for name in observations[0]}
 
     def send(self, action: FloatArray) -> None:
         """Begin a step with actions [N, A] in [-1, 1]; they are copied. `receive` must follow."""
@@ -298,21 +305,28 @@ class GymVectorTask:
     def _step_lanes(self, action: FloatArray) -> Step:
         count = self.num_envs
         states = np.empty((count, self.spaces.state_dim), np.float32)
+        pixels: list[Array] = []
         rewards, success = np.empty(count, np.float32), np.empty(count, np.float32)
         terminated, truncated = np.empty(count, np.bool_), np.empty(count, np.bool_)
         inner = self._lanes[0].inner_action(action)  # [N, ...], all lanes have the same bounds
         for i, lane in enumerate(self._lanes):
-            states[i], rewards[i], terminated[i], truncated[i], success[i] = lane.advance(inner[i])
-        return Step({"state": states}, rewards, terminated, truncated, success)
+            obs, rewards[i], terminated[i], truncated[i], success[i] = lane.advance(inner[i])
+            if isinstance(obs, dict):
+                states[i] = obs["state"]
+                pixels.append(obs["pixels"])
+            else:
+                states[i] = obs
+        observations = {"state": states} | ({"pixels": np.stack(pixels)} if pixels else {})
+        return Step(observations, rewards, terminated, truncated, success)
 
     def _step_workers(self, workers: AsyncVectorEnv) -> Step:
         with self._worker_errors():
-            states, rewards, terminated, truncated, infos = workers.step_wait()
+            obs, rewards, terminated, truncated, infos = workers.step_wait()
         success = np.full(self.num_envs, np.nan, np.float32)
         if "success" in infos:
             known = infos["_success"]  # [N], lanes that have just begun an episode say nothing
             success[known] = infos["success"][known]
-        return Step({"state": states}, rewards.astype(np.float32), terminated, truncated, success)
+        return Step(_named(obs), rewards.astype(np.float32), terminated, truncated, success)
 
     def _check_idle(self) -> None:
         if self._action is not None:
@@ -328,6 +342,46 @@ class GymVectorTask:
             raise RuntimeError(
                 f"{self.task}: a simulator's process ended unexpectedly (killed, or out of memory?)"
             ) from error
+
+
+# ---- Observations ----------------------------------------------------------------------------------------
+
+
+def _agent_space(space: gym.Space[Any], task: str) -> Box | Dict:
+    """The space of a lane's observations, from the environment's."""
+    if isinstance(space, Dict) and set(space) == {"state", "pixels"}:
+        state, pixels = space["state"], space["pixels"]
+        if pixels.dtype != np.uint8 or len(pixels.shape or ()) != 4 or len(state.shape or ()) != 1:
+            raise UserError(f"{task}: expected state [S] and pixels uint8 [V, C, H, W], not {space}")
+        return Dict({"state": Box(-np.inf, np.inf, state.shape, np.float32), "pixels": pixels})
+    flat = gym.spaces.flatten_space(space)
+    if not isinstance(flat, Box):
+        raise UserError(f"{task}: observations {space} cannot be flattened to one vector")
+    return Box(-np.inf, np.inf, flat.shape, np.float32)
+
+
+def _agent_sizes(observations: gym.Space[Any], actions: gym.Space[Any], frame_stack: int) -> Spaces:
+    action_dim = gym.spaces.flatdim(actions)
+    if not isinstance(observations, Dict):
+        return Spaces(state_dim=gym.spaces.flatdim(observations), action_dim=action_dim)
+    views, channels, height, width = observations["pixels"].shape or ()
+    return Spaces(
+        state_dim=gym.spaces.flatdim(observations["state"]),
+        action_dim=action_dim,
+        pixels=(views, frame_stack * channels, height, width),
+        frame_stack=frame_stack,
+    )
+
+
+def _copied(obs: Observation) -> Observation:
+    """The caller's own copy, the vector in float32."""
+    if isinstance(obs, dict):
+        return {"state": np.array(obs["state"], dtype=np.float32), "pixels": np.array(obs["pixels"])}
+    return np.array(obs, dtype=np.float32)
+
+
+def _named(obs: Observation) -> dict[str, Array]:
+    return obs if isinstance(obs, dict) else {"state": obs}
 
 
 # ---- Worker processes ------------------------------------------------------------------------------------

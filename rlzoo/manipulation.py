@@ -36,6 +36,7 @@ TIME_LIMITS = {  # steps; the tasks of ARSQ's and CQN's experiments
     "phone_on_base": 175,
     "pick_up_cup": 100,
     "press_switch": 100,
+    "push_button": 75,  # not among theirs; as long as its neighbours' in steps and motion
     "put_books_on_bookshelf": 175,
     "put_money_in_safe": 150,
     "put_rubbish_in_bin": 150,
