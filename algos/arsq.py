@@ -137,7 +137,7 @@ class AdvantageNetwork(nn.Module):
         self._build(ensemble, trunks)
 
     def _build(self, ensemble: int, trunks: int) -> None:
-        """Orthogonal weights, gain sqrt(2), for the output layer 0.01 (with LayerNorm 1 and 0); biases zero."""
+        """Orthogonal weights, gain sqrt(2), output layer 0.01 (with LayerNorm 1 and 0); biases zero."""
         gain, output_gain = (1.0, 0.0) if self.config.layer_norm else (math.sqrt(2), 0.01)
         sizes = [sum(self.input_dims), *self.config.hidden]
         self.weights = nn.ParameterList()

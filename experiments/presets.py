@@ -189,9 +189,9 @@ def d4rl_preset(agent: str, task: str) -> dict[str, Any]:
 
 
 # The protocol of CQN (arXiv 2407.07787, config_rlbench.yaml of its code) and of ARSQ on RLBench: one
-# environment, one update per step from the first on, 256 rows of demonstrations and 256 of replay, gamma 0.99,
-# one-step returns, 30,250 steps, 25 episodes of evaluation every 2,500. Successful online episodes join the
-# demonstrations.
+# environment, one update per step from the first on, 256 rows of demonstrations and 256 of replay, gamma
+# 0.99, one-step returns, 30,250 steps, 25 episodes of evaluation every 2,500. Successful online episodes join
+# the demonstrations.
 _RLBENCH = {
     **_WITH_DEMONSTRATIONS,
     "steps": 30_250,
