@@ -106,7 +106,7 @@ class AdvantageNetwork(nn.Module):
 
     Parameters, G = 1 trunk (or T separate ones): ``weights[l]`` [E, G, in, out], of which the first holds the
     rows of the features above those of the prefix; ``biases[l]`` [E, G, 1, out]; ``head_weight``
-    [E, T, H, N]; ``head_bias`` [E, T, 1, N]. With LayerNorm the biases are its own, and ``gains[l]`` are there.
+    [E, T, H, N]; ``head_bias`` [E, T, 1, N]. With LayerNorm the biases are its own, beside its ``gains[l]``.
     """
 
     visible: Tensor  # [P, D], how many levels of each dimension are chosen, for each distinct prefix
@@ -137,7 +137,7 @@ class AdvantageNetwork(nn.Module):
         self._build(ensemble, trunks)
 
     def _build(self, ensemble: int, trunks: int) -> None:
-        """Orthogonal weights, gain sqrt(2) and 0.01 for the output layer (with LayerNorm 1 and 0); biases zero."""
+        """Orthogonal weights, gain sqrt(2), output layer 0.01 (with LayerNorm 1 and 0); biases zero."""
         gain, output_gain = (1.0, 0.0) if self.config.layer_norm else (math.sqrt(2), 0.01)
         sizes = [sum(self.input_dims), *self.config.hidden]
         self.weights = nn.ParameterList()
@@ -201,7 +201,7 @@ class AdvantageNetwork(nn.Module):
         return self.config.temperature * scaled.log_softmax(-1)
 
     def _activate(self, x: Tensor, layer: int, trunks: slice) -> Tensor:
-        """A hidden layer after its product: LayerNorm, if there is one, and activation; x is [E*G, ..., H]."""
+        """A hidden layer after its product: LayerNorm, if there is one, and activation. x: [E*G, ..., H]."""
         if self.config.layer_norm:
             gain, bias = (each[layer][:, trunks].flatten(0, 1) for each in (self.gains, self.biases))
             x = torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), gain)
@@ -235,7 +235,7 @@ class AdvantageNetwork(nn.Module):
 
 
 class NormalizedMLP(nn.Module):
-    """E independent MLPs whose hidden layers are Linear (no bias)–LayerNorm–activation; the output starts at 0.
+    """E independent MLPs of Linear (no bias)–LayerNorm–activation layers, whose output starts at zero.
 
     Args:
         sizes: [in, hidden..., out].

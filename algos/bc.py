@@ -26,7 +26,7 @@ from rlzoo.types import Batch, Spaces
 class BCConfig(AutoregressiveConfig):
     """Hyperparameters of behavioural cloning.
 
-    Those of `AutoregressiveConfig` matter to policy "arsq" alone, but for `hidden`, `activation` and what concerns
+    Those of `AutoregressiveConfig` matter to policy "arsq" alone, but for `hidden`, `activation` and those of
     images.
     """
 
@@ -82,9 +82,7 @@ class BC(Agent):
                 size, spaces.action_dim, config.hidden, config.activation, config.log_std_range, projection
             )
         else:
-            self.policy = AdvantageNetwork(
-                size, spaces.action_dim, config, ensemble=1, projection=projection
-            )
+            self.policy = AdvantageNetwork(size, spaces.action_dim, config, ensemble=1, projection=projection)
         self.to(device)
         self.optimizers = {"policy": adam(self.parameters(), config.lr, config.weight_decay)}
 

@@ -89,8 +89,9 @@ def linear(fan_in: int, fan_out: int) -> nn.Linear:
 class Stream(nn.Module):
     """Features, interval centres and the level -> one head's outputs, for several levels at once.
 
-    Linear-LayerNorm-tanh (with images one for them and one for the state), then on [features, centres, one-hot of the level] Linear-LayerNorm-SiLU for every
-    hidden layer, then the head, which starts at zero. Of the linear layers only the head has a bias.
+    Linear-LayerNorm-tanh (where there are images, one for them and one for the state), then on [features,
+    centres, one-hot of the level] Linear-LayerNorm-SiLU for every hidden layer, then the head, which starts
+    at zero. Of the linear layers only the head has a bias.
     """
 
     trunk: nn.Sequential | Projection

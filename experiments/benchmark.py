@@ -70,15 +70,15 @@ class Settings:
     """JSON file; None: results/benchmarks/<hardware>.json."""
 
 
-def median_ms(call: Callable[[], Any], repeats: int, device: torch.device) -> float:
+def median_ms(call: Callable[[], Any], repeats: int, device: torch.device, *, warmup: int = 20) -> float:
     """Median wall-clock time of a call, in milliseconds, the device's work included."""
     times = []
-    for index in range(repeats + 20):
+    for index in range(repeats + warmup):
         started = time.perf_counter()
         call()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if index >= 20:
+        if index >= warmup:
             times.append(time.perf_counter() - started)
     return statistics.median(times) * 1e3
 

@@ -188,9 +188,10 @@ def d4rl_preset(agent: str, task: str) -> dict[str, Any]:
     return _D4RL_OFF_POLICY if agent in ("dsac-t", "sac", "td3") else {}
 
 
-# The protocol of CQN (arXiv 2407.07787, config_rlbench.yaml of its code) and of ARSQ on RLBench: one environment,
-# one update per step from the first on, 256 rows of demonstrations and 256 of replay, gamma 0.99, one-step
-# returns, 30,250 steps, 25 episodes of evaluation every 2,500. Successful online episodes join the demonstrations.
+# The protocol of CQN (arXiv 2407.07787, config_rlbench.yaml of its code) and of ARSQ on RLBench: one
+# environment, one update per step from the first on, 256 rows of demonstrations and 256 of replay, gamma
+# 0.99, one-step returns, 30,250 steps, 25 episodes of evaluation every 2,500. Successful online episodes join
+# the demonstrations.
 _RLBENCH = {
     **_WITH_DEMONSTRATIONS,
     "steps": 30_250,
@@ -198,8 +199,8 @@ _RLBENCH = {
     "n_step": 1,
     "eval_every": 2_500,
     "eval_episodes": 25,
-    # Ours, for the memory's sake: room for every step and for final observations, and for a third of the steps
-    # once more among the demonstrations.
+    # Ours, for the memory's sake: room for every step and for final observations, and for a third of the
+    # steps once more among the demonstrations.
     "buffer_capacity": 32_000,
     "join_capacity": 10_000,
     # Ours: rows in the log and checkpoints at the pace of the evaluations.
@@ -235,8 +236,8 @@ _RLBENCH_AGENTS: dict[str, dict[str, Any]] = {
     "dsac-t": {"agent.initial_temperature": 0.01},
     "sac": {"agent.initial_temperature": 0.01},
 }
-# With images: the optimiser and the targets' rate of both references, and ARSQ's networks. Without, the agents'
-# own for states, which are those of D4RL.
+# With images: the optimiser and the targets' rate of both references, and ARSQ's networks. Without, the
+# agents' own for states, which are those of D4RL.
 _RLBENCH_PIXELS: dict[str, dict[str, Any]] = {
     "arsq": {
         "agent.hidden": (512, 512),

@@ -52,9 +52,9 @@ class TrainConfig:
     demo_fraction: float = 0.5
     """Share of each batch that comes from the demonstrations, where there are any."""
     join_capacity: int = 0
-    """Rows kept for successful online episodes, which then join the demonstrations (where there are any): the
-    demonstrations' share of a batch is drawn from both alike. When full, the oldest of them go; the given ones
-    stay. 0: none joins."""
+    """Rows kept for successful online episodes, which then join the demonstrations (where there are any):
+    the demonstrations' share of a batch is drawn from both alike. When full, the oldest of them go; the given
+    ones stay. 0: none joins."""
     discount: float = 0.99
     """gamma, per environment step."""
     n_step: int = 1

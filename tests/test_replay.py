@@ -1,13 +1,19 @@
 """The replay buffer against closed-form answers: every value says where it came from."""
 
+from collections.abc import Callable
+from time import process_time
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from algos.arsq import ARSQ, ARSQConfig
+from experiments.presets import rlbench_preset
 from rlzoo.errors import UserError
-from rlzoo.replay import FrameStacker, ReplayBuffer, concatenate
+from rlzoo.manipulation import ACTION_DIM, CAMERAS, FRAME_STACK, IMAGE_SIZE, TIME_LIMITS
+from rlzoo.replay import FrameStacker, ReplayBuffer, bytes_per_row, concatenate
 from rlzoo.types import Batch, Episode, Spaces
 
 CPU = torch.device("cpu")
@@ -240,6 +246,89 @@ def test_frame_stacks_never_reach_overwritten_rows() -> None:
         for state, stack in zip(batch.obs["state"], batch.obs["pixels"], strict=True):
             time = int(state[1])
             assert stack.reshape(3).tolist() == [max(0, time - 2), max(0, time - 1), time]
+
+
+def test_frame_stacks_of_several_views_and_lanes() -> None:
+    spaces = Spaces(state_dim=2, action_dim=1, pixels=(3, 8, 2, 2), frame_stack=4)  # two colours
+    buffer = make(60, 2, spaces=spaces)
+    nothing = np.zeros(2, np.bool_)
+    for time in range(20):
+        lane, view, colour = np.meshgrid(np.arange(2), np.arange(3), np.arange(2), indexing="ij")
+        value = time + 20 * (lane + 2 * view + 6 * colour)
+        pixels = np.broadcast_to(value[..., None, None], (2, 3, 2, 2, 2)).astype(np.uint8)
+        state = np.array([[0, time], [1, time]], np.float32)
+        buffer.add({"state": state, "pixels": pixels}, state[:, :1], state[:, 1], nothing, nothing)
+    batch = everything(buffer)
+    for obs in (batch.obs, batch.next_obs):
+        assert obs["pixels"].shape == (len(buffer), 3, 8, 2, 2)
+        for (lane_, time_), stack in zip(obs["state"].long().tolist(), obs["pixels"].long(), strict=True):
+            for view in range(3):
+                expected = [
+                    max(0, time_ - 3 + frame) + 20 * (lane_ + 2 * view + 6 * colour)
+                    for frame in range(4)
+                    for colour in range(2)
+                ]
+                assert stack[view, :, 0, 0].tolist() == expected
+                assert stack[view, :, 1, 1].tolist() == expected
+
+
+@pytest.mark.parametrize("spaces", [STATES, PIXELS], ids=["states", "pixels"])
+@pytest.mark.parametrize("terminated", [True, False])
+def test_the_newest_episode_comes_back_whole(spaces: Spaces, terminated: bool) -> None:
+    buffer = make(24, 2, spaces=spaces)
+    recorder = Recorder(buffer, [[3] * 99, [4] * 99], terminated=terminated)
+    for count in range(1, 60):
+        recorder.step()
+        for lane, length in enumerate((3, 4)):
+            if count % (length + 1):
+                continue
+            found = buffer.newest_episode(lane, length)
+            number = 100 * lane + count // (length + 1) - 1
+            assert found.obs["state"].tolist() == [[number, time] for time in range(length + 1)]
+            assert found.reward.tolist() == list(range(1, length + 1))
+            assert found.action[:, 0].tolist() == list(range(length))
+            assert found.terminated == terminated
+            if spaces.pixels is not None:
+                assert found.obs["pixels"].reshape(-1).tolist() == list(range(length + 1))
+    with pytest.raises(ValueError, match="longer"):
+        buffer.newest_episode(0, 12)
+
+
+def test_rlbench_s_buffers_take_less_than_5_gb() -> None:
+    """30,250 steps, 100 demonstrations in the replay and beside it, and what joins them: four cameras."""
+    preset = rlbench_preset("arsq", "reach_target")
+    assert preset["buffer_capacity"] > preset["steps"]
+    shape = (len(CAMERAS), 3 * FRAME_STACK, IMAGE_SIZE, IMAGE_SIZE)
+    row = bytes_per_row(Spaces(8, ACTION_DIM, pixels=shape, frame_stack=FRAME_STACK))
+    assert row < 1.01 * len(CAMERAS) * 3 * IMAGE_SIZE**2
+    demos = 100 * (TIME_LIMITS["reach_target"] + 1)
+    assert (preset["steps"] + demos) * row < 3.1e9  # each frame once
+    rows = preset["buffer_capacity"] + demos + TIME_LIMITS["reach_target"] + demos + preset["join_capacity"]
+    assert rows * row < 5e9
+
+
+def test_sampling_images_takes_less_than_an_update() -> None:
+    """A fifth of the batch and an eighth of the channels, where the update has the least work to do."""
+    spaces = Spaces(8, 8, pixels=(2, 24, 84, 84), frame_stack=8)
+    buffer = make(300, spaces=spaces)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(256, size=(260, 2, 3, 84, 84), dtype=np.uint8)
+    zeros = np.zeros((260, 8), np.float32)
+    buffer.add_episodes(
+        [Episode({"state": zeros, "pixels": pixels}, zeros[1:], zeros[1:, 0], terminated=True)]
+    )
+    agent = ARSQ(spaces, ARSQConfig(levels=3, bins=5, hidden=(64,), encoder_channels=(4, 8, 16, 32)), CPU)
+
+    def seconds(call: Callable[[], object]) -> float:
+        times = []
+        for _ in range(4):
+            started = process_time()
+            call()
+            times.append(process_time() - started)
+        return min(times)
+
+    batch = buffer.sample(32)
+    assert seconds(lambda: buffer.sample(32)) < seconds(lambda: agent.update(batch))
 
 
 def test_images_are_stored_once() -> None:

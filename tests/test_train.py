@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from algos.arsq import ARSQ, ARSQConfig
 from rlzoo.agent import Agent, Update
 from rlzoo.checkpoint import load_checkpoint
 from rlzoo.errors import UserError
@@ -265,6 +266,156 @@ def test_a_stopped_run_goes_on_exactly(tmp_path: Path, stop_at: int) -> None:
     train(resumed, tmp_path / "resumed", resumed=True)
     assert rows(tmp_path / "resumed") == rows(tmp_path / "straight")
     assert torch.equal(*(t.agent.state_dict()["weight"] for t in (straight, resumed)))
+
+
+class Goals(Corridor):
+    """A corridor seen by two cameras, whose pixels say lane and time; some episodes end early, in success."""
+
+    spaces = Spaces(state_dim=2, action_dim=1, pixels=(2, 6, 8, 8), frame_stack=2)
+
+    def _obs(self) -> dict[str, Array]:
+        obs = super()._obs()
+        values = np.stack((np.arange(self.num_envs), self.time), axis=1)  # [N, V]
+        shape = (self.num_envs, 2, 3, 8, 8)
+        obs["pixels"] = np.broadcast_to(values[:, :, None, None, None], shape).astype(np.uint8)
+        return obs
+
+    def reset(self, seed: int) -> dict[str, Array]:
+        self.ended = np.zeros(self.num_envs, np.bool_)
+        return super().reset(seed)
+
+    def receive(self) -> Step:
+        self.time = np.where(self.ended, 0, self.time + 1)
+        # Odd lanes succeed after 4 steps when they feel like it, which their actions decide.
+        solved = (np.arange(self.num_envs) % 2 == 1) & (self.time == 4) & (self.actions[-1][:, 0] > 0)
+        timeout = (self.time == self.length) & ~solved
+        self.ended = solved | timeout
+        return Step(self._obs(), solved.astype(np.float32), solved, timeout, solved.astype(np.float32))
+
+    def get_state(self) -> list[dict[str, Any]]:
+        return [{"time": int(t), "ended": bool(e)} for t, e in zip(self.time, self.ended, strict=True)]
+
+    def set_state(self, state: list[dict[str, Any]]) -> None:
+        super().set_state(state)
+        self.ended = np.array([lane["ended"] for lane in state])
+
+
+GIVEN = Episode(
+    {"state": np.full((6, 2), 99, np.float32), "pixels": np.full((6, 2, 3, 8, 8), 99, np.uint8)},
+    np.zeros((5, 1), np.float32),
+    np.ones(5, np.float32),
+    terminated=True,
+)
+
+
+def make_goals_trainer(
+    config: TrainConfig, agent: Agent | None = None, join_capacity: int = 40
+) -> tuple[Trainer, ReplayBuffer]:
+    torch.manual_seed(0)
+    task = Goals(config.num_envs)
+
+    def make_buffer(capacity: int, lanes: int, seed: int) -> ReplayBuffer:
+        return ReplayBuffer(
+            task.spaces,
+            capacity=capacity,
+            lanes=lanes,
+            device=CPU,
+            discount=0.99,
+            is_demo=seed > 0,
+            seed=seed,
+        )
+
+    demos = make_buffer(6, 1, 1)
+    demos.add_episodes([GIVEN])
+    joined = make_buffer(join_capacity, 1, 2)
+    replay = make_buffer(config.buffer_capacity, config.num_envs, 0)
+    trainer = Trainer(
+        agent or Counting(), task, Goals(2), replay, config, device=CPU, seed=5, demos=demos, joined=joined
+    )
+    return trainer, joined
+
+
+@pytest.mark.parametrize("capacity", [10_000, 11, 4])
+def test_successful_episodes_join_the_demonstrations_whole(tmp_path: Path, capacity: int) -> None:
+    trainer, joined = make_goals_trainer(CONFIG, join_capacity=capacity)
+    train(trainer, tmp_path)
+    if capacity == 4:  # no room for an episode's five rows
+        assert len(joined) == 0
+        return
+    batch = joined.sample(500)
+    assert set(batch.obs["state"][:, 0].tolist()) <= {1, 3}  # the lanes that can succeed
+    assert set(batch.obs["state"][:, 1].tolist()) == {0, 1, 2, 3}
+    assert bool((batch.is_demo == 1).all())
+    assert torch.equal(batch.next_obs["state"][:, 1], batch.obs["state"][:, 1] + 1)
+    last = batch.obs["state"][:, 1] == 3
+    assert torch.equal(batch.reward, last.float())
+    assert torch.equal(batch.discount == 0, last)
+    # Two frames of two views: the lane in the first view, the time in the second, the first frame repeated.
+    pixels = batch.obs["pixels"].unflatten(2, (2, 3))[..., 0, 0, 0]  # [B, V, F]
+    assert torch.equal(pixels[:, 0].float(), batch.obs["state"][:, :1].expand(-1, 2))
+    assert torch.equal(pixels[:, 1, 1].float(), batch.obs["state"][:, 1])
+    assert torch.equal(pixels[:, 1, 0].float(), (batch.obs["state"][:, 1] - 1).clamp(min=0))
+    assert len(joined) % 4 == 0 or capacity == 11
+    if capacity == 11:  # full: the oldest go, the given ones stay
+        assert 4 <= len(joined) <= 8
+    assert trainer.demos is not None
+    assert bool((trainer.demos.sample(50).obs["state"] == 99).all())
+
+
+def test_joined_episodes_have_their_share_of_the_demonstrations(tmp_path: Path) -> None:
+    trainer, joined = make_goals_trainer(dataclasses.replace(CONFIG, batch_size=80, demo_fraction=0.5))
+    assert trainer._sample().is_demo.sum() == 80  # nothing to replay yet
+    train(trainer, tmp_path)
+    demos = len(joined) + 5
+    batch = trainer._sample()
+    assert batch.is_demo.sum() == 40
+    given = (batch.obs["state"][:40, 0] == 99).sum()
+    assert given == 40 - round(40 * len(joined) / demos)
+    assert len(joined) > 10
+    logged = [float(value) for _, tag, value in rows(tmp_path) if tag == "train/joined_transitions"]
+    assert logged == sorted(logged)
+    assert logged[-1] == len(joined)
+
+
+def pixel_agent() -> Agent:
+    torch.manual_seed(0)
+    config = ARSQConfig(
+        levels=2, bins=3, hidden=(8, 8), layer_norm=True, encoder_channels=(4, 4), feature_dim=4
+    )
+    return ARSQ(Goals.spaces, config, CPU)
+
+
+@pytest.mark.parametrize("stop_at", [19, 52, 73])
+def test_a_run_with_images_and_joining_episodes_goes_on_exactly(tmp_path: Path, stop_at: int) -> None:
+    config = dataclasses.replace(CONFIG, steps=120, eval_every=60, batch_size=16)
+    straight, _ = make_goals_trainer(config, pixel_agent())
+    train(straight, tmp_path / "straight")
+    stopped, _ = make_goals_trainer(config, pixel_agent())
+    train(stopped, tmp_path / "resumed", stop=StopAt(stopped, stop_at))
+    assert stopped.counters.step < 120
+    resumed, joined = make_goals_trainer(config, pixel_agent())
+    torch.manual_seed(77)
+    resumed.load_state_dict(load_checkpoint(tmp_path / "resumed" / "checkpoints" / CHECKPOINT)["trainer"])
+    train(resumed, tmp_path / "resumed", resumed=True)
+    assert rows(tmp_path / "resumed") == rows(tmp_path / "straight")
+    for ours, theirs in zip(straight.agent.parameters(), resumed.agent.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert straight.joined is not None
+    assert len(joined) == len(straight.joined) > 0
+    assert torch.equal(joined.sample(99).obs["pixels"], straight.joined.sample(99).obs["pixels"])
+
+
+def test_a_checkpoint_between_success_and_reset_keeps_the_episode(tmp_path: Path) -> None:
+    """The final observation is recorded one iteration after the success; a checkpoint may come between."""
+    config = dataclasses.replace(CONFIG, steps=200)
+    trainer, _ = make_goals_trainer(config)
+    while not trainer.joining.any():
+        trainer._iterate()
+    other, joined = make_goals_trainer(config)
+    other.load_state_dict(trainer.state_dict())
+    assert len(joined) == 0
+    other._iterate()
+    assert len(joined) == 4 * int((trainer.joining > 0).sum())
 
 
 def test_a_checkpoint_of_another_shape_is_refused() -> None:
