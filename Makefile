@@ -3,15 +3,15 @@
 # make lint    ruff check, ruff format, mypy
 
 PYTHON ?= python3
-# A few minutes on two cores; the paper's run is 30,000,000 steps with the temperature starting at e.
-TRAIN_FLAGS ?= --steps 400000 --eval-every 50000 --agent.initial-temperature 0.2
+# Of experiments/quickstart.py: which dataset, how many updates.
+TRAIN_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: train test lint setup clean
 
 train: setup
-	$(BIN)/python experiments/mujoco.py dsac-t --task HalfCheetah-v5 --seed 1 $(TRAIN_FLAGS)
+	$(BIN)/python experiments/quickstart.py $(TRAIN_FLAGS)
 
 test: setup
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

@@ -55,7 +55,9 @@ def test_random_data_are_uniform_over_the_tasks_own_bounds(
     with h5py.File(path) as file:
         actions = file["actions"][:]
         assert file["metadata/kind"][()] == b"random"
-    assert actions.min() < -2.9 and actions.max() > 2.9 and abs(actions.mean()) < 0.3
+    assert actions.min() < -2.9
+    assert actions.max() > 2.9
+    assert abs(actions.mean()) < 0.3
     episodes = load(path)
     assert sum(map(len, episodes)) >= 2000
     assert all(episode.terminated and np.abs(episode.action).max() <= 1 for episode in episodes)
@@ -105,7 +107,8 @@ def test_medium_expert_is_half_of_each_and_written_in_both_formats(
     runs = ("--medium", str(run_dir), "--expert", str(run_dir), "--noise", "0.1", "--steps", "200")
     make(monkeypatch, "medium-expert", *runs, "--output", str(path), "--minari", "test/both-v0")
     ours, theirs = load(path), minari.load_dataset("test/both-v0")
-    assert theirs.total_steps == sum(map(len, ours)) and theirs.env_spec.id == TASK
+    assert theirs.total_steps == sum(map(len, ours))
+    assert theirs.env_spec.id == TASK
     first = theirs[0]
     np.testing.assert_array_equal(first.observations, ours[0].obs["state"])
     np.testing.assert_allclose(first.actions, 3 * ours[0].action, atol=1e-5)
