@@ -81,7 +81,7 @@ def demonstrations_of(
             count=options.demos,
             need_task_state=options.observations == "state",
         )
-        print(loaded.summary)
+        print(loaded.summary())
         return loaded.demonstrations
     print(f"recording {options.demos} demonstrations of {task} in {simulator}")
     if simulator == "mujoco":

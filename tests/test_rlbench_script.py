@@ -1,0 +1,135 @@
+"""experiments/rlbench.py as its users run it, on the stand-in, for a few dozen steps."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from envs import panda_demos, rlbench_simulator
+from envs.rendering import rendering_backend
+from experiments.presets import AGENTS
+from experiments.rlbench import run_script
+from rlzoo.checkpoint import load_checkpoint
+from rlzoo.errors import UserError
+from rlzoo.rlbench_writer import write_rlbench
+
+SHORT = [
+    "--demos",
+    "3",
+    "--batch-size",
+    "8",
+    "--eval-episodes",
+    "2",
+    "--eval-every",
+    "20",
+    "--log-every",
+    "10",
+]
+SHORT += [
+    "--steps",
+    "30",
+    "--agent.hidden",
+    "16",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+    "--simulator",
+    "mujoco",
+]
+PIXELS = ["--cameras", "front", "wrist", "--image-size", "24", "--frame-stack", "2"]
+PIXELS += ["--agent.encoder-channels", "4", "8", "--buffer-capacity", "300", "--join-capacity", "100"]
+
+
+def train(agent: str, runs_dir: Path, *flags: str) -> Path:
+    before = set(runs_dir.rglob("run.json"))
+    assert run_script([agent, *SHORT, "--runs-dir", str(runs_dir), *flags]) == 0
+    (new,) = set(runs_dir.rglob("run.json")) - before
+    return new.parent
+
+
+def metrics(run_dir: Path) -> list[tuple[str, str, str]]:
+    with (run_dir / "metrics.csv").open() as file:
+        found = [(row["step"], row["tag"], row["value"]) for row in csv.DictReader(file)]
+    return [row for row in found if not row[1].startswith("time/")]
+
+
+def needs_rendering() -> None:
+    try:
+        rendering_backend()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+def test_every_agent_learns_from_the_tasks_state(agent: str, tmp_path: Path) -> None:
+    run_dir = train(agent, tmp_path, "--observations", "state", "--task", "push_button")
+    assert run_dir.parent == tmp_path / "rlbench-state" / "push_button" / agent
+    tags = {tag for _, tag, _ in metrics(run_dir)}
+    assert {"eval/success", "eval/episode_length", "eval/return"} <= tags
+    options = yaml.safe_load((run_dir / "config.yaml").read_text())["options"]
+    assert (options["observations"], options["demos"]) == ("state", 3)
+
+
+@pytest.mark.parametrize("agent", ["arsq", "cqn", "bc", "dsac-t"])
+def test_agents_learn_from_images(agent: str, tmp_path: Path) -> None:
+    needs_rendering()
+    run_dir = train(agent, tmp_path, *PIXELS, "--video")
+    assert (run_dir / "videos" / "step-20.mp4").stat().st_size > 0
+    saved = load_checkpoint(run_dir / "checkpoints" / "latest.pt")["trainer"]
+    assert saved["replay"]["fields"]["pixels"].shape[1:] == (2, 3, 24, 24)
+
+
+@pytest.mark.parametrize("observations", ["state", "pixels"])
+def test_a_resumed_run_equals_an_uninterrupted_one(observations: str, tmp_path: Path) -> None:
+    """Stopped in the middle of an episode."""
+    flags = ["--observations", observations]
+    if observations == "pixels":
+        needs_rendering()
+        flags += PIXELS
+    whole = train("arsq", tmp_path / "whole", *flags, "--steps", "34")
+    half = train("arsq", tmp_path / "half", *flags, "--steps", "17")
+    assert run_script(["--resume", str(half), "--steps", "34"]) == 0
+    assert metrics(half) == metrics(whole)
+    states = [load_checkpoint(run / "checkpoints" / "latest.pt")["trainer"]["agent"] for run in (half, whole)]
+    for name, value in states[1].items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(states[0][name], value, rtol=0, atol=0)
+
+
+def test_demonstrations_come_from_a_folder_in_rlbenchs_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RLZOO_DATA_CACHE", str(tmp_path / "cache"))
+    write_rlbench(tmp_path / "data", "reach_target", panda_demos.collect("reach_target", 4, seed=1))
+    run_dir = train("bc", tmp_path, "--observations", "state", "--dataset", str(tmp_path / "data"))
+    assert load_checkpoint(run_dir / "checkpoints" / "latest.pt")["trainer"]["demos"] is not None
+    with pytest.raises(UserError, match="5 demonstrations asked for, found 4"):
+        train("bc", tmp_path, "--observations", "state", "--dataset", str(tmp_path / "data"), "--demos", "5")
+    with pytest.raises(UserError, match="front"):  # no images were recorded
+        train("bc", tmp_path, "--dataset", str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--task", "reach_targte"], "reach_target"),
+        (["--demos", "0"], "--demos is 0"),
+        (["--cameras", "frnt"], "frnt"),
+        (["--dataset", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_clear_line(flags: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        run_script(["arsq", *SHORT, "--runs-dir", str(tmp_path), *flags])
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_rlbench_where_it_is_not_installed_names_what_is_missing(tmp_path: Path) -> None:
+    if not rlbench_simulator.missing():
+        pytest.skip("RLBench is installed here")
+    with pytest.raises(UserError, match=r"(?s)PyRep.*CoppeliaSim|CoppeliaSim.*PyRep"):
+        run_script(["arsq", *SHORT, "--runs-dir", str(tmp_path), "--simulator", "rlbench"])
