@@ -267,7 +267,7 @@ class RLBenchEnv(gym.Env[Obs, FloatArray]):
         truncated = not over and self._steps >= self._limit
         return self._last_obs(), float(solved), over, truncated, {"success": float(solved)}
 
-    def render(self) -> npt.NDArray[np.uint8]:  # type: ignore[override]
+    def render(self) -> npt.NDArray[np.uint8]:
         """The scene from RLBench's camera for films, RGB [192, 320, 3]; black where the simulator is lost."""
         if self.render_mode is None:
             raise RuntimeError(f"{self.task} was made without render=True")
