@@ -19,14 +19,13 @@ from typing import Any, Literal
 # Python puts a script's folder first on sys.path, where this file would hide the package `rlbench`.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from rlzoo.rlbench_data import load_rlbench
-
 from envs import panda_demos, panda_env, panda_tasks, rlbench_env, rlbench_simulator
 from experiments.common import Benchmark, Experiment, main
 from experiments.presets import rlbench_preset
 from rlzoo.errors import UserError
 from rlzoo.main import run_main
 from rlzoo.manipulation import CAMERAS, FRAME_STACK, IMAGE_SIZE, ActionScale, Demonstration, to_episodes
+from rlzoo.rlbench_data import load_rlbench
 from rlzoo.types import VectorTask
 
 Simulator = Literal["rlbench", "mujoco"]
