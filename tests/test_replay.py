@@ -405,4 +405,5 @@ def test_episodes_come_back_whole_also_after_the_ring_has_wrapped(rows: int) -> 
         np.testing.assert_array_equal(episode.obs["state"][:, 0], begin + np.arange(steps + 1))
         np.testing.assert_array_equal(episode.reward, begin + np.arange(steps))
         is_whole = steps == length or begin == 100
-        assert episode.terminated == is_whole and episode.action.shape == (steps, 1)
+        assert episode.terminated == is_whole
+        assert episode.action.shape == (steps, 1)
