@@ -109,7 +109,7 @@ class ActionScale:
     def normalize(self, actions: FloatArray) -> FloatArray:
         """Robot's actions [..., 8] -> [-1, 1], clipped."""
         scaled = 2 * (actions - self.low) / (self.high - self.low) - 1
-        return np.clip(scaled, -1, 1).astype(np.float32)
+        return np.asarray(np.clip(scaled, -1, 1), np.float32)
 
     def denormalize(self, actions: FloatArray) -> FloatArray:
         """Agent's actions [..., 8] in [-1, 1] -> deltas within ±MAX_DELTA rad, and the gripper in 0..1."""
