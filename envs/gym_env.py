@@ -58,7 +58,7 @@ class Lane(gym.Wrapper[Observation, FloatArray, Any, Any]):
         self.task = task
         self.needs_reset = False
         self.action_space = Box(-1.0, 1.0, (actions.low.size,), np.float32)
-        self.observation_space = _agent_space(env.observation_space, task)
+        self.observation_space = _agent_space(env.observation_space, task)  # type: ignore[assignment]
         self._inner_observations = env.observation_space
         self._passes = isinstance(self.observation_space, Dict) or (
             isinstance(env.observation_space, Box) and len(env.observation_space.low.shape) == 1

@@ -143,13 +143,9 @@ def _joint_delta(env: PandaEnv, position: Vector, rotation: Vector, speed: float
 
     data, model = env.data, env.model
     gap, angles = _gap(env, position, rotation)
-    distance, angle = np.linalg.norm(gap) + 1e-9, np.linalg.norm(angles) + 1e-9
-    step = np.concatenate(
-        (
-            gap * min(1.0, speed * STEP_LENGTH / distance),
-            angles * min(1.0, STEP_ANGLE / angle),
-        )
-    )
+    far, turned = float(np.linalg.norm(gap)), float(np.linalg.norm(angles))
+    shares = min(1.0, speed * STEP_LENGTH / (far + 1e-9)), min(1.0, STEP_ANGLE / (turned + 1e-9))
+    step = np.concatenate((gap * shares[0], angles * shares[1]))
     jacobian = np.empty((6, model.nv))
     mujoco.mj_jacSite(model, data, jacobian[:3], jacobian[3:], model.site("tip").id)
     arm = jacobian[:, ARM]

@@ -165,11 +165,12 @@ class PandaEnv(gym.Env[Observation, FloatArray]):
             self._cameras = Cameras(self.model, self._names, self._size, self._size)
         return np.ascontiguousarray(self._cameras.draw(self.data).transpose(0, 3, 1, 2))
 
-    def render(self) -> npt.NDArray[np.uint8]:  # type: ignore[override]
+    def render(self) -> npt.NDArray[np.uint8]:
         """The front camera's view, RGB [256, 256, 3], for films."""
         if self._film is None:
             self._film = Cameras(self.model, CAMERAS[:1], FILM_SIZE, FILM_SIZE)
-        return self._film.draw(self.data)[0]
+        frame: npt.NDArray[np.uint8] = self._film.draw(self.data)[0]
+        return frame
 
     def close(self) -> None:
         """Free the renderers."""

@@ -10,6 +10,9 @@ World frame: the robot's base at the origin, x forward, z up, the table's top at
 
 from __future__ import annotations
 
+import atexit
+import functools
+import importlib
 import importlib.util
 import os
 import weakref
@@ -175,8 +178,8 @@ class Cameras:
             camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, model.camera(name).id
             self._views.append(camera)
         self._frame = np.empty((height, width, 3), np.uint8)
-        # Also at the interpreter's exit, before the modules that it needs are gone.
-        self._free = weakref.finalize(self, _free, self._gl, self._context)
+        _OPEN.add(self)
+        _close_all_at_exit()
 
     def draw(self, data: MjData) -> npt.NDArray[np.uint8]:
         """RGB [V, H, W, 3]."""
@@ -200,7 +203,14 @@ class Cameras:
 
     def close(self) -> None:
         """Free the context; a second call does nothing."""
-        self._free()
+        if self in _OPEN:
+            _OPEN.discard(self)
+            self._gl.make_current()
+            self._context.free()
+            self._gl.free()
+
+
+_OPEN: weakref.WeakSet[Cameras] = weakref.WeakSet()  # closed at exit, while OpenGL is still there
 
 
 def check_cameras(names: Sequence[str]) -> tuple[str, ...]:
@@ -216,10 +226,15 @@ def check_cameras(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _free(gl: Any, context: Any) -> None:
-    gl.make_current()
-    context.free()
-    gl.free()
+@functools.cache
+def _close_all_at_exit() -> None:
+    """Register it once, after the backend has registered its own end, which then comes later."""
+
+    def close_all() -> None:
+        for cameras in list(_OPEN):
+            cameras.close()
+
+    atexit.register(close_all)
 
 
 def _gl_context(width: int, height: int) -> Any:
@@ -296,12 +311,23 @@ def _draw_robot(spec: MjSpec) -> None:
 
 
 def _draw_plainly(spec: MjSpec) -> None:
-    """Everything that costs time in a software renderer and shows little at 84 pixels."""
+    """Without what costs time in a software renderer and shows little at 84 pixels."""
+    import mujoco
+
     visual = spec.visual
     visual.quality.shadowsize, visual.quality.offsamples = 0, 0
     visual.quality.numslices, visual.quality.numstacks, visual.quality.numquads = 12, 6, 1
-    visual.headlight.ambient[:], visual.headlight.diffuse[:] = 0.45, 0.5
-    visual.headlight.specular[:] = 0.0
+    # A lamp at rest instead of one on the camera, so that a view does not depend on the views drawn before.
+    visual.headlight.active = 0
+    spec.worldbody.add_light(
+        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+        pos=(0.4, 0, 2),
+        dir=(0.3, 0.25, -1),
+        ambient=(0.45, 0.45, 0.45),
+        diffuse=(0.6, 0.6, 0.6),
+        specular=(0, 0, 0),
+        castshadow=False,
+    )
     visual.map.znear, visual.map.zfar = 0.02, 5.0
     spec.stat.extent, spec.stat.center = 1.0, (0.4, 0.0, 0.2)
 

@@ -283,7 +283,7 @@ class OpenDrawer:
         import mujoco
 
         capsule, (x, _, z) = mujoco.mjtGeom.mjGEOM_CAPSULE, self.grip
-        options = {"rgba": (0.12, 0.12, 0.15, 1), "mass": 0.05}
+        options: dict[str, Any] = {"rgba": (0.12, 0.12, 0.15, 1), "mass": 0.05}
         bar = (x, 0, z - 0.03, x, 0, z + 0.03)
         _add(drawer, capsule, (0.009, 0, 0), fromto=bar, name=f"handle_{name}", **options)
         for end in (z - 0.03, z + 0.03):

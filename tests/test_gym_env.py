@@ -288,6 +288,25 @@ def test_observations_are_flattened():
     )
 
 
+@pytest.mark.parametrize("stack", [1, 3])
+def test_a_dict_of_state_and_pixels_stays_one(stack):
+    space = Dict({"state": Box(0, 9, (2,), np.float64), "pixels": Box(0, 255, (2, 3, 4, 5), np.uint8)})
+    obs = {"state": np.array([1.0, 2.0]), "pixels": np.arange(120, dtype=np.uint8).reshape(2, 3, 4, 5)}
+    task = GymVectorTask("t", [partial(Fixed, space, obs)] * 2, frame_stack=stack)
+    assert (task.spaces.state_dim, task.spaces.frame_stack) == (2, stack)
+    assert task.spaces.pixels == (2, 3 * stack, 4, 5)
+    (step,) = play(task, zeros(task, 1))
+    for seen in (task.reset(0), step.obs):
+        np.testing.assert_array_equal(seen["state"], np.float32([[1, 2]] * 2), strict=True)
+        np.testing.assert_array_equal(seen["pixels"], np.stack([obs["pixels"]] * 2), strict=True)
+
+
+def test_pixels_of_another_kind_are_refused():
+    space = Dict({"state": Box(0, 9, (2,)), "pixels": Box(0, 1, (3, 4, 5))})
+    with pytest.raises(UserError, match=r"^t: expected state \[S\] and pixels uint8"):
+        Lane(Fixed(space), "t")
+
+
 def test_observations_that_are_no_numbers_are_refused():
     with pytest.raises(UserError, match=r"^Talk-v1: observations .*Sequence"):
         Lane(Fixed(gym.spaces.Sequence(Text(3))), "Talk-v1")
