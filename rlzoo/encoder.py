@@ -126,6 +126,7 @@ def _cnn(channels: Sequence[int]) -> nn.Sequential:
     for fan_in, fan_out in itertools.pairwise(channels):
         convolution = nn.Conv2d(fan_in, fan_out, kernel_size=4, stride=2, padding=1)
         nn.init.orthogonal_(convolution.weight, math.sqrt(2))
+        assert convolution.bias is not None
         nn.init.zeros_(convolution.bias)
         layers += [convolution, ChannelNorm(fan_out), nn.SiLU()]
     return nn.Sequential(*layers)
@@ -187,7 +188,7 @@ class Projection(nn.Module):
         self.pixels = nn.Linear(pixel_dim, ensemble * width, bias=False)
         self.state = nn.Linear(state_dim, ensemble * width, bias=False)
         for layer in (self.pixels, self.state):
-            for member in layer.weight.detach().split(width):
+            for member in torch.split(layer.weight.detach(), width):
                 nn.init.orthogonal_(member)
         self.gain = nn.Parameter(torch.ones(2, ensemble, width))
         self.bias = nn.Parameter(torch.zeros(2, ensemble, width))
@@ -195,7 +196,7 @@ class Projection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, Z + S + K] -> [E, B, 2F + K]."""
         rest = x.shape[-1] - self.pixel_dim - self.state_dim
-        pixels, state, others = x.split([self.pixel_dim, self.state_dim, rest], -1)
+        pixels, state, others = torch.split(x, [self.pixel_dim, self.state_dim, rest], -1)
         both = torch.cat((self.pixels(pixels), self.state(state)), -1)
         both = both.view(-1, 2, self.ensemble, self.width)
         both = torch.addcmul(self.bias, F.layer_norm(both, (self.width,)), self.gain).tanh()
