@@ -75,7 +75,7 @@ def train(settings: Settings, agent: str, updates: int) -> tuple[int, Path]:
 def comparison(task: str, episodes: Sequence[Episode], runs: Sequence[Run]) -> Table:
     """The data's mean return beside what each run reached: its last evaluation and its best."""
     score = lambda value: f"{float(d4rl_tasks.normalized_score(task, value)):.1f}"  # noqa: E731
-    table = Table(title=f"{task}: mean return over episodes, D4RL's normalised score")
+    table = Table(title=f"{task}: return and normalised score")
     for column in ("", "episodes", "last return", "score", "best return", "score"):
         table.add_column(column, justify="right" if column else "left")
     returns = np.array([episode.episode_return for episode in episodes])

@@ -1,6 +1,7 @@
 """experiments/rlbench.py as its users run it, on the stand-in, for a few dozen steps."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from envs import panda_demos, rlbench_simulator
 from envs.rendering import rendering_backend
+from experiments import benchmark_rlbench
 from experiments.presets import AGENTS
 from experiments.rlbench import run_script
 from rlzoo.checkpoint import load_checkpoint
@@ -110,6 +112,18 @@ def test_demonstrations_come_from_a_folder_in_rlbenchs_layout(
         train("bc", tmp_path, "--observations", "state", "--dataset", str(tmp_path / "data"), "--demos", "5")
     with pytest.raises(UserError, match="front"):  # no images were recorded
         train("bc", tmp_path, "--dataset", str(tmp_path / "data"))
+
+
+def test_the_benchmark_writes_its_timings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_rendering()
+    output = tmp_path / "timings.json"
+    flags = ["--batch-size", "4", "--repeats", "2", "--views", "1", "--image-size", "16", "--device", "cpu"]
+    flags += ["--encoder-channels", "2", "2", "--output", str(output)]
+    monkeypatch.setattr("sys.argv", ["benchmark_rlbench.py", *flags])
+    assert benchmark_rlbench.main() == 0
+    timings = json.loads(output.read_text())["timings"]
+    assert {"environment", "environment, 1 cameras", "sample", "act", "update 0"} <= set(timings)
+    assert all(value > 0 for value in timings.values())
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from envs import d4rl_env, mujoco_env
 from envs.d4rl_tasks import normalized_score
 from envs.rendering import rendering_backend
+from experiments import quickstart
 from experiments.common import Benchmark, default_experiment, main
 from experiments.compare import find_runs
 from experiments.presets import AGENTS, MUJOCO_TASKS, d4rl_preset
@@ -236,6 +237,24 @@ def test_compare_gathers_seeds(tmp_path: Path) -> None:
         curve = [(row["seed"], row["step"]) for row in csv.DictReader(file) if row["tag"] == "eval/return"]
     assert curve == [("1", "60"), ("1", "120"), ("2", "60"), ("2", "120")]
     assert (output / "Reacher-v5.png").stat().st_size > 1000
+
+
+def test_quickstart_ends_with_the_data_and_both_agents_in_one_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--bc-updates", "10", "--arsq-updates", "10", "--runs-dir", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["quickstart.py", *flags])
+    assert quickstart.main() == 0
+    table = capsys.readouterr().out.rpartition("return and normalised score")[2]
+    assert [line.split("│")[1].strip() for line in table.splitlines() if "│" in line] == [
+        "data",
+        "bc",
+        "arsq",
+    ]
+    assert {run.agent for run in find_runs([tmp_path])} == {"arsq", "bc"}
+    episodes = load_episodes(quickstart.DATASET, state_dim=11, action_dim=3)
+    assert np.mean([episode.episode_return for episode in episodes]) > 1500
+    assert quickstart.DATASET.stat().st_size < 5e6
 
 
 def test_compare_tells_runs_of_different_settings_apart(tmp_path: Path) -> None:

@@ -1,33 +1,40 @@
-"""Time sampling, augmentation, acting and an update of an agent that sees images.
+"""Time RLBench's tasks on MuJoCo, and sampling, acting and an update of an agent that sees their images.
 
-python experiments/benchmark_pixels.py --agent arsq
-python experiments/benchmark_pixels.py --batch-size 64 --views 2 --encoder-channels 8 16 32 64
+python experiments/benchmark_rlbench.py --agent arsq
+python experiments/benchmark_rlbench.py --batch-size 64 --views 2 --encoder-channels 8 16 32 64
 
-Defaults are RLBench's protocol at full size, on random images. Prints medians and the buffers' size.
+Defaults are RLBench's protocol at full size; the agent sees random images. Run it while nothing else runs.
+Prints medians and the buffers' size, and writes them as JSON with the hardware's name.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
+from contextlib import closing
 from pathlib import Path
 
+# Python puts a script's folder first on sys.path, where rlbench.py would hide the package.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import torch
 import tyro
 
+from envs import panda_env
 from experiments.benchmark import median_ms
 from experiments.common import Benchmark, default_experiment
 from experiments.presets import AGENTS, rlbench_preset
 from rlzoo.capture import capture
 from rlzoo.encoder import augment
 from rlzoo.errors import UserError
+from rlzoo.files import atomic_write
 from rlzoo.main import keep_freed_memory, resolve_device, run_main
 from rlzoo.manipulation import ACTION_DIM, CAMERAS, FRAME_STACK, IMAGE_SIZE
 from rlzoo.replay import ReplayBuffer, bytes_per_row, concatenate
-from rlzoo.types import Batch, Episode, Spaces, VectorTask
+from rlzoo.run import describe_machine
+from rlzoo.types import Batch, Episode, FloatArray, Spaces, VectorTask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +43,8 @@ class Settings:
 
     agent: str = "arsq"
     """An agent, with its settings for RLBench."""
+    task: str = "reach_target"
+    """The task whose environment steps are timed."""
     batch_size: int = 512
     """Transitions per update, half of them demonstrations."""
     views: int = len(CAMERAS)
@@ -50,6 +59,8 @@ class Settings:
     """auto, cpu, cuda, …"""
     threads: int | None = None
     """CPU threads of PyTorch; None: one per core."""
+    output: Path | None = None
+    """JSON file; None: results/benchmarks/rlbench-<hardware>.json."""
 
 
 def filled_buffer(spaces: Spaces, episodes: int, device: torch.device, *, is_demo: bool) -> ReplayBuffer:
@@ -71,8 +82,29 @@ def filled_buffer(spaces: Spaces, episodes: int, device: torch.device, *, is_dem
     return buffer
 
 
+def time_environment(settings: Settings) -> dict[str, float]:
+    """Milliseconds of an environment step with random actions, without cameras and with them."""
+    rng = np.random.default_rng(0)
+    times = {}
+    for observations in ("state", "pixels"):
+        cameras = CAMERAS[: settings.views]
+        options = {"observations": observations, "cameras": cameras, "image_size": settings.image_size}
+        with closing(panda_env.make(settings.task, 1, **options)) as task:
+            task.reset(0)
+            action = rng.uniform(-1, 1, (1, ACTION_DIM)).astype(np.float32)
+            action[:, -1] = 1.0  # a gripper that opens or closes at every step would be timed instead
+
+            def step(task: VectorTask = task, action: FloatArray = action) -> None:
+                task.send(action)
+                task.receive()
+
+            name = f"environment, {settings.views} cameras" if observations == "pixels" else "environment"
+            times[name] = median_ms(step, 10 * settings.repeats, torch.device("cpu"))
+    return times
+
+
 def main() -> int:
-    """Time the parts and print them."""
+    """Time the parts, print them, write the JSON."""
     settings = tyro.cli(Settings, description=__doc__)
     if settings.agent not in AGENTS:
         raise UserError(f"no agent called {settings.agent}; there are {', '.join(AGENTS)}")
@@ -103,12 +135,23 @@ def main() -> int:
         "act": lambda: agent.act(single, deterministic=False),
         **{f"update {i}": (lambda u=u: u(batch)) for i, u in enumerate(updates)},
     }
-    for name, call in parts.items():
-        print(f"{name:<30}{median_ms(call, settings.repeats, device, warmup=5):12.2f} ms", flush=True)
+    times = time_environment(settings)
+    times |= {name: median_ms(call, settings.repeats, device, warmup=5) for name, call in parts.items()}
+    for name, value in times.items():
+        print(f"{name:<30}{value:12.2f} ms {1e3 / value:12.1f} per second")
     train = experiment.train
     total = (train.buffer_capacity + train.join_capacity) * bytes_per_row(spaces) / 1e9
     print(f"replay and joined episodes at full size: {total:.2f} GB; a demonstration of 100 steps: "
           f"{101 * bytes_per_row(spaces) / 1e6:.1f} MB")  # fmt: skip
+    machine = describe_machine()
+    gpus = machine["hardware"]["gpus"]
+    hardware = (gpus[0]["name"] if device.type == "cuda" else machine["hardware"]["cpu"]) or "unknown-cpu"
+    output = settings.output or Path("results/benchmarks") / f"rlbench-{hardware.replace(' ', '-')}.json"
+    shown = {k: v for k, v in dataclasses.asdict(settings).items() if k != "output"}
+    content = {"unit": "milliseconds, medians", "settings": shown, "timings": times,
+               "replay_and_joined_gb": total, **machine}  # fmt: skip
+    atomic_write(output, json.dumps(content, indent=2) + "\n")
+    print(f"written to {output}")
     return 0
 
 
