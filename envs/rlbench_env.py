@@ -55,6 +55,7 @@ def make(
     *,
     cameras: Sequence[str] = CAMERAS,
     image_size: int = IMAGE_SIZE,
+    frame_stack: int = FRAME_STACK,
     variation: int = 0,
     render: bool = False,
 ) -> RLBenchTask:
@@ -66,6 +67,7 @@ def make(
         scale: what -1 and 1 stand for, from the demonstrations.
         cameras: the views of ``obs["pixels"]``; () for observations of the state, with the task's.
         image_size: their height and width, pixels.
+        frame_stack: F, the number of images in `spaces.pixels`.
         variation: which of the task's variations; the protocol uses 0.
         render: whether `RLBenchTask.render` is to work.
 
@@ -87,7 +89,8 @@ def make(
                 render_mode="rgb_array" if render and index == 0 else None,
             )
             for index in range(num_envs)
-        ]
+        ],
+        frame_stack=frame_stack,
     )
 
 
@@ -354,8 +357,8 @@ class RLBenchTask:
         spaces: the sizes of observations and actions; the pixels as an agent sees them, stacked.
     """
 
-    def __init__(self, envs: Sequence[RLBenchEnv]) -> None:
-        """Take over environments of one task, at least one."""
+    def __init__(self, envs: Sequence[RLBenchEnv], *, frame_stack: int = FRAME_STACK) -> None:
+        """Take over environments of one task, at least one; `frame_stack` images are an agent's view."""
         self.num_envs = len(envs)
         self._envs = list(envs)
         self._needs_reset = np.zeros(self.num_envs, np.bool_)
@@ -364,12 +367,12 @@ class RLBenchTask:
         pixels = None
         if "pixels" in space.spaces:
             views, channels, height, width = space["pixels"].shape
-            pixels = (views, FRAME_STACK * channels, height, width)
+            pixels = (views, frame_stack * channels, height, width)
         self.spaces = Spaces(
             state_dim=space["state"].shape[0],
             action_dim=ACTION_DIM,
             pixels=pixels,
-            frame_stack=1 if pixels is None else FRAME_STACK,
+            frame_stack=1 if pixels is None else frame_stack,
         )
 
     @property

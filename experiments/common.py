@@ -7,7 +7,7 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, Union
@@ -66,6 +66,11 @@ class Experiment(Generic[Config, Options]):
     """Where run folders are made: <runs-dir>/<benchmark>/<task>/<agent>/s<seed>-<time>/."""
 
 
+Configure = Callable[
+    ["Benchmark", Experiment[Any, Any], dict[str, Any] | None], tuple["Benchmark", Experiment[Any, Any]]
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
     """What a script brings to an experiment.
@@ -78,9 +83,12 @@ class Benchmark:
         load_data: (task, --dataset, the task's copies) -> episodes, None where there are none.
         normalized_score: (task) -> function of a mean return, or None for a task without such a score.
         remark: (task) -> a line under the final table, such as the paper's result.
+        script: the file to go on with an interrupted run by.
         options: the benchmark's own flags with their defaults, a frozen dataclass.
-        configure: (benchmark, experiment) -> the benchmark with `make` and `load_data` as the experiment's
-            options want them.
+        configure: (benchmark, experiment, checkpoint or None) -> both as the experiment's options want them:
+            the benchmark with `make` and `load_data`, the experiment with every automatic choice made.
+        eval_lanes: how many episodes of an evaluation are played side by side at most; None: all.
+        metadata: what else a checkpoint has to hold for `configure`.
     """
 
     name: str
@@ -92,10 +100,11 @@ class Benchmark:
     )
     normalized_score: Callable[[str], Callable[[float], float] | None] = lambda task: None
     remark: Callable[[str], str] = lambda task: ""
+    script: str = "experiments/mujoco.py"
     options: Any = NoOptions()
-    configure: Callable[[Benchmark, Experiment[Any, Any]], Benchmark] = lambda benchmark, experiment: (
-        benchmark
-    )
+    configure: Configure = lambda benchmark, experiment, checkpoint: (benchmark, experiment)
+    eval_lanes: int | None = None
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
@@ -227,10 +236,11 @@ def run(
         if experiment.threads < 1:
             raise UserError(f"--threads is {experiment.threads}, expected at least 1")
         torch.set_num_threads(experiment.threads)
-    benchmark = benchmark.configure(benchmark, experiment)
+    checkpoint = None if resume is None else _load_checkpoint(resume, name, experiment)
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
-        trainer = _build(benchmark, name, experiment, device, resume, stack)
+        benchmark, experiment = benchmark.configure(benchmark, experiment, checkpoint)
+        trainer = _build(benchmark, name, experiment, device, checkpoint, stack)
         run_dir = resume or create_run_dir(
             experiment.runs_dir, benchmark.name, experiment.task, name, experiment.seed
         )
@@ -243,14 +253,14 @@ def _build(
     name: str,
     experiment: Experiment[Any, Any],
     device: torch.device,
-    resume: Path | None,
+    checkpoint: dict[str, Any] | None,
     stack: ExitStack,
 ) -> Trainer:
     config = loop_settings(experiment)
-    checkpoint = None if resume is None else _load_checkpoint(resume, name, experiment)
     task = benchmark.make(experiment.task, config.num_envs, config.processes, False)
     stack.callback(task.close)
-    eval_task = benchmark.make(experiment.task, config.eval_episodes, False, experiment.video)
+    lanes = eval_lanes(config.eval_episodes, benchmark.eval_lanes)
+    eval_task = benchmark.make(experiment.task, lanes, False, experiment.video)
     stack.callback(eval_task.close)
     score = benchmark.normalized_score(experiment.task)
     data = _data(benchmark, experiment, task, score, checkpoint)
@@ -276,12 +286,18 @@ def _build(
             "task": experiment.task,
             "agent_config": plain(experiment.agent),
             "scaling": None if data.scaling is None else data.scaling.state_dict(),
+            **benchmark.metadata,
         },
         film=experiment.video,
     )
     if saved is not None:
         trainer.load_state_dict(saved)
     return trainer
+
+
+def eval_lanes(episodes: int, most: int | None) -> int:
+    """The largest number of lanes, `most` or fewer, over which the episodes can be spread evenly."""
+    return max(lanes for lanes in range(1, min(episodes, most or episodes) + 1) if episodes % lanes == 0)
 
 
 def _load_checkpoint(run_dir: Path, name: str, experiment: Experiment[Any, Any]) -> dict[str, Any]:
@@ -372,11 +388,13 @@ def _conclude(
         if remark:
             print(remark)
     if stop.requested:
-        print(f"stopped at step {trainer.counters.step:,}; go on with: {resume_hint(run_dir)}")
+        print(
+            f"stopped at step {trainer.counters.step:,}; go on with: {resume_hint(benchmark.script, run_dir)}"
+        )
     print(f"learning curves: {tensorboard_hint(run_dir)}")
 
 
-def resume_hint(run_dir: Path) -> str:
+def resume_hint(script: str, run_dir: Path) -> str:
     """The command that goes on with a run."""
-    python = os.path.relpath(sys.executable)
-    return shlex.join([python, os.path.relpath(sys.argv[0]), "--resume", str(run_dir)])
+    path = Path(__file__).resolve().parents[1] / script
+    return shlex.join([os.path.relpath(sys.executable), os.path.relpath(path), "--resume", str(run_dir)])

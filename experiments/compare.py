@@ -96,7 +96,7 @@ def read_run(folder: Path) -> Run:
 def find_runs(folders: Iterable[Path]) -> list[Run]:
     """All runs below the folders, by task, agent and seed; those without an evaluation are left out."""
     found = sorted({path.parent for folder in folders for path in folder.rglob(INFO_FILE)})
-    runs = [run for run in map(read_run, found) if any(run.curve("eval/return"))]
+    runs = [run for run in map(read_run, found) if run.curve("eval/return")]
     if not runs:
         raise UserError("no run with an evaluation below the given folders")
     return sorted(tell_apart(runs), key=lambda run: (run.task, run.label, run.seed))
@@ -111,9 +111,8 @@ def tell_apart(runs: Iterable[Run]) -> list[Run]:
         for run in members:
             parts = [run.agent]
             for key in differing:
-                value = run.settings.get(key)
-                shown = Path(value).stem if key == "data.dataset" and value else value
-                parts.append(f"{key.rpartition('.')[2]}={shown}")
+                shown = shortest_names([str(other.settings.get(key)) for other in members])
+                parts.append(f"{key.rpartition('.')[2]}={shown[str(run.settings.get(key))]}")
             labelled.append(dataclasses.replace(run, label=" ".join(parts)))
     return labelled
 
@@ -124,6 +123,16 @@ def group(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
     for run in runs:
         groups[run.task, run.label].append(run)
     return dict(groups)
+
+
+def shortest_names(values: list[str]) -> dict[str, str]:
+    """For each value its shortest tail of path components by which it differs from the others."""
+    parts = {value: Path(value).parts for value in values}
+    for count in range(1, max(map(len, parts.values())) + 1):
+        names = {value: "/".join(each[-count:]) for value, each in parts.items()}
+        if len(set(names.values())) == len(parts):
+            return names
+    return {value: value for value in values}
 
 
 def mean_and_spread(values: list[float]) -> str:

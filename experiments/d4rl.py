@@ -50,6 +50,7 @@ def _score(task: str) -> Callable[[float], float]:
 
 BENCHMARK = Benchmark(
     name="d4rl",
+    script="experiments/d4rl.py",
     default_task="hopper-medium-v2",
     make=_make,
     preset=_preset,

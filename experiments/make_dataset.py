@@ -33,7 +33,7 @@ from envs.d4rl_tasks import TASKS
 from envs.gym_env import GymVectorTask
 from experiments.presets import AGENTS
 from rlzoo.checkpoint import load_checkpoint
-from rlzoo.demo_writers import write_d4rl, write_minari
+from rlzoo.demo_writers import check_minari_name, write_d4rl, write_minari
 from rlzoo.demos import summary
 from rlzoo.errors import UserError
 from rlzoo.evaluate import policy_action
@@ -186,69 +186,74 @@ def replayed(checkpoint: Mapping[str, Any], spaces: Spaces) -> list[Episode]:
     replay.load_state_dict(saved)
     if checkpoint.get("scaling") is not None:
         raise UserError("the run standardised its observations: its buffer does not hold the task's own")
+    if len(saved["starts"]) > checkpoint["trainer"]["counters"]["env_steps"]:
+        raise UserError("the run began with recorded data in its buffer: that is not its own replay alone")
     return replay.episodes()
 
 
-def record(settings: Settings) -> tuple[str, list[Episode], str]:
-    """The task's name, the episodes, and the names of the agents that made them."""
+def sources(settings: Settings) -> list[dict[str, Any]]:
+    """The checkpoints that the data come from: read first, so that nothing is recorded in vain.
+
+    Raises:
+        UserError: one is missing or damaged, or they are of different tasks.
+    """
+    found = []
+    for level in [] if settings.kind == "random" else settings.kind.removesuffix("-replay").split("-"):
+        run = settings.medium if level == "medium" else settings.expert
+        assert run is not None
+        found.append(read_run(run, CHECKPOINT if level == "medium" else BEST_POLICY))
+    tasks = sorted({checkpoint["task"] for checkpoint in found})
+    if len(tasks) > 1:
+        raise UserError(f"the runs are of different tasks: {', '.join(tasks)}")
+    return found
+
+
+def record(settings: Settings, checkpoints: list[dict[str, Any]], task: str) -> list[Episode]:
+    """The episodes of this kind of data."""
     if settings.kind == "random":
-        assert settings.task is not None
-        with closing(make_task(settings.task, settings.num_envs)) as task:
+        with closing(make_task(task, settings.num_envs)) as copies:
             generator = np.random.default_rng(settings.seed)
-            size = (task.num_envs, task.spaces.action_dim)
-            episodes = roll_out(
-                task,
+            size = (copies.num_envs, copies.spaces.action_dim)
+            return roll_out(
+                copies,
                 lambda obs: generator.uniform(-1, 1, size).astype(np.float32),
                 steps=settings.steps,
                 seed=settings.seed,
             )
-        return settings.task, episodes, "random"
     if settings.kind == "medium-replay":
-        assert settings.medium is not None
-        checkpoint = read_run(settings.medium, CHECKPOINT)
-        with closing(make_task(checkpoint["task"], 1)) as task:
-            return checkpoint["task"], replayed(checkpoint, task.spaces), checkpoint["agent_name"]
-    parts = []
-    for index, level in enumerate(settings.kind.split("-")):
-        run = settings.medium if level == "medium" else settings.expert
-        assert run is not None
-        parts.append(_roll_out_run(settings, run, CHECKPOINT if level == "medium" else BEST_POLICY, index))
-    tasks = {name for name, _, _ in parts}
-    if len(tasks) > 1:
-        raise UserError(f"the runs are of different tasks: {', '.join(sorted(tasks))}")
-    agents = "+".join(sorted({agent for _, _, agent in parts}))
-    return tasks.pop(), [episode for _, episodes, _ in parts for episode in episodes], agents
-
-
-def _roll_out_run(settings: Settings, run: Path, name: str, index: int) -> tuple[str, list[Episode], str]:
-    checkpoint = read_run(run, name)
-    device = resolve_device(settings.device)
-    steps = settings.steps // len(settings.kind.split("-"))
-    torch.manual_seed(settings.seed + index)
-    with closing(make_task(checkpoint["task"], settings.num_envs)) as task:
-        policy = load_policy(checkpoint, task.spaces, device, settings.noise)
-        episodes = roll_out(task, policy, steps=steps, seed=settings.seed + 1000 * index)
-    return checkpoint["task"], episodes, checkpoint["agent_name"]
+        with closing(make_task(task, 1)) as copies:
+            return replayed(checkpoints[0], copies.spaces)
+    device, episodes = resolve_device(settings.device), []
+    for index, checkpoint in enumerate(checkpoints):
+        torch.manual_seed(settings.seed + index)
+        with closing(make_task(task, settings.num_envs)) as copies:
+            policy = load_policy(checkpoint, copies.spaces, device, settings.noise)
+            steps = settings.steps // len(checkpoints)
+            episodes += roll_out(copies, policy, steps=steps, seed=settings.seed + 1000 * index)
+    return episodes
 
 
 def compare_with_expert(settings: Settings, episodes: list[Episode]) -> str | None:
-    """Medium data's share of the expert's return, which D4RL has at a third; None without both."""
-    if not settings.kind.startswith("medium") or settings.expert is None:
+    """Medium data's share of the expert's return, which D4RL has at a third; None where it means nothing."""
+    if settings.kind != "medium" or settings.expert is None:
         return None
     expert = read_run(settings.expert, CHECKPOINT)["trainer"]["counters"]["best_return"]
+    if not 0 < expert < np.inf:
+        return None
     share = float(np.mean([episode.episode_return for episode in episodes])) / expert
-    return (
-        f"mean return: {share:.2f} of the expert's best evaluation (D4RL's medium policy: {MEDIUM_SHARE:.2f})"
-    )
+    return f"mean return: {share:.2f} of the expert's best evaluation (D4RL's medium: {MEDIUM_SHARE:.2f})"
 
 
 def main() -> int:
     """Record, say what was recorded, and write it."""
     settings = tyro.cli(Settings, description=__doc__)
-    task, episodes, agents = record(settings)
+    if settings.minari is not None:
+        check_minari_name(settings.minari)
+    checkpoints = sources(settings)
+    task = checkpoints[0]["task"] if checkpoints else str(settings.task)
+    agents = "+".join(sorted({checkpoint["agent_name"] for checkpoint in checkpoints})) or "random"
+    episodes = record(settings, checkpoints, task)
     print(summary(episodes, normalized_score=None))
-    if remark := compare_with_expert(settings, episodes):
-        print(remark)
     low, high = mujoco_env.action_bounds(task) if task not in TASKS else (-1.0, 1.0)
     about = {"algorithm_name": agents, "description": f"{settings.kind} data of {task}"}
     if settings.output is not None:
@@ -262,6 +267,8 @@ def main() -> int:
             settings.minari, episodes, env_id=env_id, action_low=low, action_high=high, **about
         )
         print(f"written to {where}")
+    if remark := compare_with_expert(settings, episodes):
+        print(remark)
     return 0
 
 

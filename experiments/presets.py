@@ -262,4 +262,13 @@ def rlbench_preset(agent: str, task: str, *, pixels: bool = True) -> dict[str, A
         pixels: whether the agent sees camera images, or the task's state.
     """
     settings = {**_RLBENCH, **_RLBENCH_AGENTS.get(agent, {})}
-    return {**settings, **_RLBENCH_PIXELS.get(agent, {})} if pixels else settings
+    if not pixels:
+        return settings
+    # Ours: the references keep the demonstrations' images in the replay buffer too; once is enough for the
+    # memory, and that half of a batch is then the agent's own steps. Joint positions are seen as they are.
+    return {
+        **settings,
+        "data.seed_replay": False,
+        "data.standardize": False,
+        **_RLBENCH_PIXELS.get(agent, {}),
+    }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 # Python puts a script's folder first on sys.path, where mujoco.py would hide the package.
@@ -21,11 +22,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from envs import d4rl_tasks
+from envs import d4rl_env, d4rl_tasks
 from experiments import d4rl
 from experiments.common import parse, run
 from experiments.compare import Run, read_run
-from rlzoo.demos import load_episodes
 from rlzoo.main import run_main
 from rlzoo.progress import tensorboard_hint
 from rlzoo.types import Episode
@@ -91,13 +91,16 @@ def comparison(task: str, episodes: Sequence[Episode], runs: Sequence[Run]) -> T
 def main() -> int:
     """Train BC, then ARSQ, and print the comparison."""
     settings = tyro.cli(Settings, description=__doc__)
+    with closing(d4rl_env.make(settings.task, 1)) as copies:
+        episodes = d4rl.BENCHMARK.load_data(settings.task, settings.dataset, copies)
+    assert episodes is not None
     runs = []
     for agent, updates in (("bc", settings.bc_updates), ("arsq", settings.arsq_updates)):
         code, run_dir = train(settings, agent, updates)
         if code:
             return code
         runs.append(read_run(run_dir))
-    Console().print(comparison(settings.task, load_episodes(settings.dataset), runs))
+    Console().print(comparison(settings.task, episodes, runs))
     print(f"both learning curves: {tensorboard_hint(settings.runs_dir)}")
     return 0
 

@@ -19,6 +19,8 @@ from typing import Any, Literal
 # Python puts a script's folder first on sys.path, where this file would hide the package `rlbench`.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import torch
+
 from envs import panda_demos, panda_env, panda_tasks, rlbench_env, rlbench_simulator
 from experiments.common import Benchmark, Experiment, main
 from experiments.presets import rlbench_preset
@@ -26,7 +28,7 @@ from rlzoo.errors import UserError
 from rlzoo.main import run_main
 from rlzoo.manipulation import CAMERAS, FRAME_STACK, IMAGE_SIZE, ActionScale, Demonstration, to_episodes
 from rlzoo.rlbench_data import load_rlbench
-from rlzoo.types import VectorTask
+from rlzoo.types import Episode, VectorTask
 
 Simulator = Literal["rlbench", "mujoco"]
 Observations = Literal["pixels", "state"]
@@ -50,6 +52,18 @@ class RLBenchOptions:
     """Height and width of the images, in pixels."""
     frame_stack: int = FRAME_STACK
     """Images that an agent sees at once."""
+
+    def __post_init__(self) -> None:
+        if self.demos < 1:
+            raise UserError(
+                f"--demos is {self.demos}, expected at least 1: they set the range of the actions"
+            )
+        if self.image_size < 1 or self.frame_stack < 1:
+            raise UserError("--image-size and --frame-stack must be at least 1")
+        if unknown := sorted(set(self.cameras) - set(CAMERAS)):
+            raise UserError(f"--cameras: no camera {', '.join(unknown)}; there are {', '.join(CAMERAS)}")
+        if not self.cameras:
+            raise UserError("--cameras names none; for no images there is --observations state")
 
 
 def choose_simulator(asked: str) -> Simulator:
@@ -95,18 +109,30 @@ def demonstrations_of(
     return kept
 
 
-def configure(benchmark: Benchmark, experiment: Experiment[Any, RLBenchOptions]) -> Benchmark:
-    """The benchmark on the simulator, with the observations and the demonstrations, that the options name."""
+def configure(
+    benchmark: Benchmark, experiment: Experiment[Any, RLBenchOptions], checkpoint: dict[str, Any] | None
+) -> tuple[Benchmark, Experiment[Any, RLBenchOptions]]:
+    """The benchmark on the simulator, with the observations and the demonstrations, that the options name.
+
+    The demonstrations set what an action means, so a resumed run takes that from its checkpoint: it needs
+    none, and new ones would differ in RLBench, whose planner cannot be seeded.
+    """
     options, task = experiment.options, experiment.task
-    if options.demos < 1:
-        raise UserError(f"--demos is {options.demos}, expected at least 1: they set the range of the actions")
     simulator = choose_simulator(options.simulator)
+    options = dataclasses.replace(options, simulator=simulator)
+    pixels = options.observations == "pixels"
     if simulator == "mujoco":
         panda_tasks.find(task)
         print("simulator: MuJoCo, a stand-in; scores on it are not RLBench scores")
-    demonstrations = demonstrations_of(simulator, task, experiment.data.dataset, options, experiment.seed)
-    scale = ActionScale.of(demonstrations)
-    pixels = options.observations == "pixels"
+    elif experiment.train.processes:
+        raise UserError("--processes: RLBench's simulators run in processes of their own anyway")
+    demonstrations: list[Demonstration] = []
+    if checkpoint is None:
+        dataset = experiment.data.dataset
+        demonstrations = demonstrations_of(simulator, task, dataset, options, experiment.seed)
+        scale = ActionScale.of(demonstrations)
+    else:
+        scale = _saved_scale(checkpoint)
 
     def make(task: str, num_envs: int, processes: bool, render: bool) -> VectorTask:
         if simulator == "rlbench":
@@ -116,6 +142,7 @@ def configure(benchmark: Benchmark, experiment: Experiment[Any, RLBenchOptions])
                 scale,
                 cameras=options.cameras if pixels else (),
                 image_size=options.image_size,
+                frame_stack=options.frame_stack,
                 render=render,
             )
         return panda_env.make(
@@ -130,8 +157,33 @@ def configure(benchmark: Benchmark, experiment: Experiment[Any, RLBenchOptions])
             render=render,
         )
 
-    episodes = to_episodes(demonstrations, scale, pixels=pixels)
-    return dataclasses.replace(benchmark, make=make, load_data=lambda task, given, copies: episodes)
+    def load_data(task: str, given: str | None, copies: VectorTask) -> list[Episode]:
+        episodes = to_episodes(demonstrations, scale, pixels=pixels)
+        demonstrations.clear()  # the buffers hold the images from now on
+        found, expected = episodes[0].obs["state"].shape[1], copies.spaces.state_dim
+        if found != expected:
+            raise UserError(
+                f"{given}: observations of {found} numbers, but {task} in {simulator} has {expected}; "
+                "demonstrations recorded in RLBench are for --simulator rlbench"
+            )
+        return episodes
+
+    configured = dataclasses.replace(
+        benchmark,
+        name=f"rlbench-{simulator}-{options.observations}",
+        make=make,
+        load_data=load_data,
+        eval_lanes=1 if simulator == "rlbench" else None,  # a CoppeliaSim each
+        metadata={"action_low": torch.from_numpy(scale.low), "action_high": torch.from_numpy(scale.high)},
+    )
+    return configured, dataclasses.replace(experiment, options=options)
+
+
+def _saved_scale(checkpoint: dict[str, Any]) -> ActionScale:
+    try:
+        return ActionScale(checkpoint["action_low"].numpy(), checkpoint["action_high"].numpy())
+    except KeyError as error:
+        raise UserError("the checkpoint holds no range of actions: it is not of an RLBench run") from error
 
 
 def _not_configured(task: str, num_envs: int, processes: bool, render: bool) -> VectorTask:
@@ -141,12 +193,13 @@ def _not_configured(task: str, num_envs: int, processes: bool, render: bool) -> 
 def benchmark_of(observations: Observations) -> Benchmark:
     """The benchmark with the presets for these observations."""
     return Benchmark(
-        name=f"rlbench-{observations}",
+        name="rlbench",
         default_task="reach_target",
         make=_not_configured,
         preset=lambda agent, task: rlbench_preset(agent, task, pixels=observations == "pixels"),
         options=RLBenchOptions(observations=observations),
         configure=configure,
+        script="experiments/rlbench.py",
     )
 
 

@@ -72,6 +72,25 @@ def _unscale(actions: FloatArray, low: FloatArray | float, high: FloatArray | fl
     return np.asarray(actions * half + middle, np.float32)
 
 
+def check_minari_name(dataset_id: str, root: str | os.PathLike[str] | None = None) -> Path:
+    """The folder that a Minari dataset of this name would get.
+
+    Raises:
+        UserError: the name is malformed, or the dataset exists already.
+    """
+    from minari.dataset.minari_dataset import parse_dataset_id
+
+    folder = Path(root or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser()
+    try:
+        parse_dataset_id(dataset_id)
+    except (ValueError, TypeError) as error:  # the latter where the version is missing
+        raise UserError(f"{dataset_id}: not a Minari name; expected namespace/name-v0") from error
+    target = folder / dataset_id
+    if target.exists():
+        raise UserError(f"{target}: exists already and Minari datasets are not replaced; expected a new name")
+    return target
+
+
 def write_minari(
     dataset_id: str,
     episodes: Sequence[Episode],
@@ -102,17 +121,9 @@ def write_minari(
     """
     import gymnasium
     import minari
-    from minari.dataset.minari_dataset import parse_dataset_id
     from minari.dataset.minari_storage import MinariStorage
 
-    root = Path(root or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser()
-    target = root / dataset_id
-    try:
-        parse_dataset_id(dataset_id)
-    except ValueError as error:
-        raise UserError(f"{dataset_id}: not a Minari name; expected namespace/name-v0") from error
-    if target.exists():
-        raise UserError(f"{target}: exists already and Minari datasets are not replaced; expected a new name")
+    target = check_minari_name(dataset_id, root)
     action_dim, state_dim = episodes[0].action.shape[1], episodes[0].obs["state"].shape[1]
     low, high = (np.broadcast_to(np.float32(bound), (action_dim,)) for bound in (action_low, action_high))
     try:

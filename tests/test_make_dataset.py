@@ -114,6 +114,15 @@ def test_medium_expert_is_half_of_each_and_written_in_both_formats(
     np.testing.assert_allclose(first.actions, 3 * ours[0].action, atol=1e-5)
 
 
+def test_nothing_is_recorded_in_vain(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make_dataset, "record", lambda *_: pytest.fail("recorded"))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    for name in ("no-namespace", "test/no-version", "test/there-v0"):
+        (tmp_path / "test/there-v0").mkdir(parents=True, exist_ok=True)
+        with pytest.raises(UserError, match=name):
+            make(monkeypatch, "expert", "--expert", str(run_dir), "--minari", name)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

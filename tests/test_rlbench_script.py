@@ -68,11 +68,11 @@ def needs_rendering() -> None:
 @pytest.mark.parametrize("agent", sorted(AGENTS))
 def test_every_agent_learns_from_the_tasks_state(agent: str, tmp_path: Path) -> None:
     run_dir = train(agent, tmp_path, "--observations", "state", "--task", "push_button")
-    assert run_dir.parent == tmp_path / "rlbench-state" / "push_button" / agent
+    assert run_dir.parent == tmp_path / "rlbench-mujoco-state" / "push_button" / agent
     tags = {tag for _, tag, _ in metrics(run_dir)}
     assert {"eval/success", "eval/episode_length", "eval/return"} <= tags
     options = yaml.safe_load((run_dir / "config.yaml").read_text())["options"]
-    assert (options["observations"], options["demos"]) == ("state", 3)
+    assert (options["simulator"], options["observations"], options["demos"]) == ("mujoco", "state", 3)
 
 
 @pytest.mark.parametrize("agent", ["arsq", "cqn", "bc", "dsac-t"])
@@ -85,20 +85,31 @@ def test_agents_learn_from_images(agent: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("observations", ["state", "pixels"])
-def test_a_resumed_run_equals_an_uninterrupted_one(observations: str, tmp_path: Path) -> None:
-    """Stopped in the middle of an episode."""
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    observations: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle of an episode; no demonstrations are made again."""
     flags = ["--observations", observations]
     if observations == "pixels":
         needs_rendering()
         flags += PIXELS
     whole = train("arsq", tmp_path / "whole", *flags, "--steps", "34")
     half = train("arsq", tmp_path / "half", *flags, "--steps", "17")
+    monkeypatch.delattr(panda_demos, "collect")
     assert run_script(["--resume", str(half), "--steps", "34"]) == 0
     assert metrics(half) == metrics(whole)
     states = [load_checkpoint(run / "checkpoints" / "latest.pt")["trainer"]["agent"] for run in (half, whole)]
     for name, value in states[1].items():
         if isinstance(value, torch.Tensor):
             torch.testing.assert_close(states[0][name], value, rtol=0, atol=0)
+
+
+def test_demonstrations_of_another_scene_are_refused(tmp_path: Path) -> None:
+    demonstrations = panda_demos.collect("push_button", 3, seed=1)
+    write_rlbench(tmp_path / "data", "reach_target", demonstrations)  # K is 7 there, 6 here
+    flags = ["--dataset", str(tmp_path / "data"), "--observations", "state"]
+    with pytest.raises(UserError, match="observations of 15 numbers, but reach_target in mujoco has 14"):
+        train("bc", tmp_path, *flags)
 
 
 def test_demonstrations_come_from_a_folder_in_rlbenchs_layout(
@@ -132,6 +143,8 @@ def test_the_benchmark_writes_its_timings(tmp_path: Path, monkeypatch: pytest.Mo
         (["--task", "reach_targte"], "reach_target"),
         (["--demos", "0"], "--demos is 0"),
         (["--cameras", "frnt"], "frnt"),
+        (["--cameras"], "--observations state"),
+        (["--frame-stack", "0"], "--frame-stack"),
         (["--dataset", "nowhere"], "nowhere"),
     ],
 )

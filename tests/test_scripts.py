@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,8 +21,8 @@ from envs import d4rl_env, mujoco_env
 from envs.d4rl_tasks import normalized_score
 from envs.rendering import rendering_backend
 from experiments import quickstart
-from experiments.common import Benchmark, default_experiment, main
-from experiments.compare import find_runs
+from experiments.common import Benchmark, default_experiment, main, resume_hint
+from experiments.compare import find_runs, shortest_names
 from experiments.presets import AGENTS, MUJOCO_TASKS, d4rl_preset
 from rlzoo.checkpoint import load_checkpoint
 from rlzoo.demo_writers import write_d4rl
@@ -262,6 +263,19 @@ def test_compare_tells_runs_of_different_settings_apart(tmp_path: Path) -> None:
         run_in_process("sac", tmp_path, "--steps", "60", "--agent.actor-lr", rate, "--threads", "1")
     labels = [run.label for run in find_runs([tmp_path])]
     assert labels == ["sac actor_lr=0.001", "sac actor_lr=0.01"]
+
+
+def test_compare_names_values_as_shortly_as_tells_them_apart() -> None:
+    paths = ["a/expert/main.hdf5", "b/medium/main.hdf5"]
+    assert shortest_names(paths) == {paths[0]: "expert/main.hdf5", paths[1]: "medium/main.hdf5"}
+    assert shortest_names(["0.1", "0.1"]) == {"0.1": "0.1"}
+
+
+def test_the_hint_after_an_interruption_names_a_script_that_resumes(tmp_path: Path) -> None:
+    hint = resume_hint("experiments/d4rl.py", tmp_path)
+    result = subprocess.run([*shlex.split(hint), "--help"], text=True, capture_output=True)
+    assert "not a run folder" in result.stderr
+    assert result.returncode != 0
 
 
 D4RL = Benchmark(
