@@ -362,6 +362,19 @@ def test_successful_episodes_join_the_demonstrations_whole(tmp_path: Path, capac
     assert bool((trainer.demos.sample(50).obs["state"] == 99).all())
 
 
+def test_joined_episodes_that_fit_one_at_a_time_replace_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack_of_3 = Spaces(state_dim=2, action_dim=1, pixels=(2, 9, 8, 8), frame_stack=3)
+    monkeypatch.setattr(Goals, "spaces", stack_of_3)
+    trainer, joined = make_goals_trainer(CONFIG, join_capacity=6)  # an episode takes five rows
+    train(trainer, tmp_path)
+    assert len(joined) == 4
+    state = joined.sample(100).obs["state"]
+    assert len(set(state[:, 0].tolist())) == 1
+    assert set(state[:, 1].tolist()) == {0, 1, 2, 3}
+
+
 def test_joined_episodes_have_their_share_of_the_demonstrations(tmp_path: Path) -> None:
     trainer, joined = make_goals_trainer(dataclasses.replace(CONFIG, batch_size=80, demo_fraction=0.5))
     assert trainer._sample().is_demo.sum() == 80  # nothing to replay yet
