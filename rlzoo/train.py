@@ -18,13 +18,13 @@ from rlzoo.agent import Agent
 from rlzoo.capture import Capture, capture
 from rlzoo.checkpoint import save_checkpoint
 from rlzoo.errors import UserError
-from rlzoo.evaluate import Evaluation, evaluate, policy_action
+from rlzoo.evaluate import VIDEO_TAG, Evaluation, evaluate, policy_action
 from rlzoo.logger import Logger
 from rlzoo.main import StopSignal
 from rlzoo.progress import Progress
 from rlzoo.replay import FrameStacker, ReplayBuffer, concatenate
 from rlzoo.types import Array, Batch, BoolArray, FloatArray, Step, VectorTask
-from rlzoo.video import write_video
+from rlzoo.video import encode_gif, write_video
 
 CHECKPOINT = "latest.pt"  # everything a run needs to go on
 BEST_POLICY = "best.pt"  # the agent alone, at its best evaluation
@@ -358,9 +358,9 @@ class Trainer:
         self.logger.log(step, values)
         self.progress.evaluation(step, values)
         if self.film:
-            write_video(
-                self.run_dir / "videos" / f"step-{step}.mp4", result.frames, fps=VIDEO_FRAMES_PER_SECOND
-            )
+            path = self.run_dir / "videos" / f"step-{step}.mp4"
+            write_video(path, result.frames, fps=VIDEO_FRAMES_PER_SECOND)
+            self.logger.film(step, VIDEO_TAG, encode_gif(result.frames, fps=VIDEO_FRAMES_PER_SECOND))
         if values["eval/return"] > self.counters.best_return:
             self.counters.best_return = values["eval/return"]
             self._check_weights()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from algos.arsq import ARSQ, ARSQConfig
@@ -63,7 +64,7 @@ class Corridor:
         self.time[:] = [lane["time"] for lane in state]
 
     def render(self) -> np.ndarray:
-        return np.zeros((8, 8, 3), np.uint8)
+        return np.full((8, 8, 3), 30 * self.time[0], np.uint8)
 
     def close(self) -> None: ...
 
@@ -108,14 +109,19 @@ CONFIG = TrainConfig(
 
 
 def make_trainer(
-    config: TrainConfig = CONFIG, agent: Agent | None = None, demos: ReplayBuffer | None = None
+    config: TrainConfig = CONFIG,
+    agent: Agent | None = None,
+    demos: ReplayBuffer | None = None,
+    film: bool = False,
 ) -> Trainer:
     torch.manual_seed(0)
     task = Corridor(config.num_envs)
     replay = ReplayBuffer(
         task.spaces, capacity=config.buffer_capacity, lanes=config.num_envs, device=CPU, discount=0.99
     )
-    return Trainer(agent or Counting(), task, Corridor(2), replay, config, device=CPU, seed=5, demos=demos)
+    return Trainer(
+        agent or Counting(), task, Corridor(2), replay, config, device=CPU, seed=5, demos=demos, film=film
+    )
 
 
 def train(trainer: Trainer, run_dir: Path, *, stop: StopSignal | None = None, resumed: bool = False) -> None:
@@ -202,6 +208,32 @@ def test_offline_only(tmp_path: Path) -> None:
     train(trainer, tmp_path)
     assert trainer.counters.updates == 30
     assert [row["step"] for row in trainer.evaluations] == [30]
+
+
+def test_each_evaluation_is_filmed_in_tensorboard_and_as_a_file(tmp_path: Path) -> None:
+    straight = make_trainer(film=True)
+    train(straight, tmp_path / "straight")
+    # With a closing evaluation, which a prolonged run does not have.
+    short = make_trainer(dataclasses.replace(CONFIG, steps=132), film=True)
+    train(short, tmp_path / "prolonged")
+    assert films(tmp_path / "prolonged") == [100, 132]
+    prolonged = make_trainer(film=True)
+    prolonged.load_state_dict(load_checkpoint(tmp_path / "prolonged" / "checkpoints" / CHECKPOINT)["trainer"])
+    assert not prolonged.evaluated
+    with (
+        Logger(tmp_path / "prolonged", prolonged.counters.step, drop_tags=EVALUATION_TAGS) as logger,
+        Progress(1, "test") as progress,
+    ):
+        prolonged.run(logger, progress, StopSignal(), tmp_path / "prolonged")
+    for name in ("straight", "prolonged"):
+        assert films(tmp_path / name) == [100, 200]
+        assert (tmp_path / name / "videos" / "step-200.mp4").exists()
+
+
+def films(run_dir: Path) -> list[int]:
+    """The steps at which TensorBoard has films."""
+    events = EventAccumulator(str(run_dir)).Reload()
+    return [event.step for event in events.Images("eval/video")]
 
 
 @pytest.mark.parametrize("weight", [False, True], ids=["loss", "weight"])
