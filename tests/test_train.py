@@ -210,6 +210,64 @@ def test_offline_only(tmp_path: Path) -> None:
     assert [row["step"] for row in trainer.evaluations] == [30]
 
 
+FILLED = Episode(
+    {"state": np.zeros((6, 2), np.float32)},
+    np.zeros((5, 1), np.float32),
+    np.ones(5, np.float32),
+    terminated=True,
+)
+NOTE = "stopped: evaluation 7 at step "
+
+
+def test_a_run_that_has_reached_its_goal_says_why_it_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = dataclasses.replace(CONFIG, stop_at_return=6.5)
+    trainer = make_trainer(config)
+    train(trainer, tmp_path)
+    assert trainer.counters.env_steps == 100
+    assert f"{NOTE}100 reached --stop-at-return 6.5\n" in capsys.readouterr().out
+    resumed = make_trainer(config)
+    resumed.load_state_dict(load_checkpoint(tmp_path / "checkpoints" / CHECKPOINT)["trainer"])
+    train(resumed, tmp_path, resumed=True)
+    assert resumed.counters.env_steps == 100
+    assert f"{NOTE}100 already reached --stop-at-return 6.5\n" in capsys.readouterr().out
+    for goal in (7.5, None):  # a higher goal, or none, lets it go on
+        longer = make_trainer(dataclasses.replace(config, stop_at_return=goal, steps=120))
+        longer.load_state_dict(load_checkpoint(tmp_path / "checkpoints" / CHECKPOINT)["trainer"])
+        train(longer, tmp_path / str(goal), resumed=True)
+        assert longer.counters.env_steps == 120
+    assert "stopped" not in capsys.readouterr().out
+
+
+def test_a_goal_reached_offline_says_that_no_online_step_was_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = dataclasses.replace(CONFIG, stop_at_return=7.0, offline_steps=100)
+    for offline_steps in (150, 100):  # in the middle of the offline steps, and with the last of them
+        trainer = make_trainer(dataclasses.replace(config, offline_steps=offline_steps))
+        trainer.replay.add_episodes([FILLED] * 4)
+        train(trainer, tmp_path / str(offline_steps))
+        assert (trainer.counters.offline_updates, trainer.counters.env_steps) == (100, 0)
+        note = f"{NOTE}100 reached --stop-at-return 7; no online step was taken\n"
+        assert note in capsys.readouterr().out
+    # Nothing was left out where only offline steps were asked for.
+    trainer = make_trainer(dataclasses.replace(config, steps=0))
+    trainer.replay.add_episodes([FILLED] * 4)
+    train(trainer, tmp_path / "offline")
+    assert "stopped" not in capsys.readouterr().out
+
+
+def test_a_goal_reached_with_the_last_step_or_never_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for steps, goal in ((100, 7.0), (120, 7.5)):
+        trainer = make_trainer(dataclasses.replace(CONFIG, steps=steps, stop_at_return=goal))
+        train(trainer, tmp_path / str(steps))
+        assert trainer.counters.env_steps == steps
+    assert "stopped" not in capsys.readouterr().out
+
+
 def test_each_evaluation_is_filmed_in_tensorboard_and_as_a_file(tmp_path: Path) -> None:
     straight = make_trainer(film=True)
     train(straight, tmp_path / "straight")
