@@ -12,6 +12,7 @@ from rlzoo.agent import Agent
 from rlzoo.replay import FrameStacker
 from rlzoo.types import Array, FloatArray, VectorTask
 
+VIDEO_TAG = "eval/video"
 # All tags that an evaluation may log.
 EVALUATION_TAGS = (
     "eval/return",
@@ -19,6 +20,7 @@ EVALUATION_TAGS = (
     "eval/episode_length",
     "eval/success",
     "eval/normalized_score",
+    VIDEO_TAG,
 )
 
 

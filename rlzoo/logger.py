@@ -1,4 +1,4 @@
-"""A run's numbers: TensorBoard events, and the same in a CSV file for everything else."""
+"""A run's numbers: TensorBoard events, films among them, and the same in a CSV file for everything else."""
 
 # TensorBoard has no type annotations.
 # mypy: disable-error-code="import-untyped"
@@ -21,6 +21,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from rlzoo.files import atomic_path, cannot_write, remove_leftovers
+from rlzoo.video import Gif
 
 METRICS_FILE = "metrics.csv"
 _HEADER = "step,tag,value\n"
@@ -80,6 +81,20 @@ class Logger:
         self._latest.update(numbers)
         self._metrics.write(_csv_rows(self._step, numbers))
         self._add_summary(Summary(value=[Summary.Value(tag=t, simple_value=v) for t, v in numbers.items()]))
+
+    def film(self, step: int, tag: str, gif: Gif) -> None:
+        """Show an animated GIF at `step` environment steps in TensorBoard, among its images.
+
+        This is what PyTorch's `add_video` writes, which needs moviepy to make the GIF.
+
+        Raises:
+            UserError: the disk is full, or the file cannot be written for another reason.
+        """
+        self._step = int(step)
+        image = Summary.Image(
+            height=gif.height, width=gif.width, colorspace=3, encoded_image_string=gif.content
+        )
+        self._add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]))
 
     def hparams(
         self, config: Mapping[str, bool | int | float | str], metrics: Mapping[str, float] | None = None

@@ -4,7 +4,8 @@ Layout: a ring of T rows by L lanes, one lane per parallel environment. Row t of
 observation and the action, reward and flags of the step taken from it; the next observation is row t+1 of
 the same lane. An episode's final observation has a row of its own, from which no transition starts (this is
 Gymnasium's next-step autoreset written down). So a step costs one row, images are never stored twice, and
-the observation after a time-out is the right one.
+the observation after a time-out is the right one. Where whole episodes are added to several lanes, rows that
+hold nothing fill the shorter lanes up. `is_step` tells the steps from final observations and such rows.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def row_fields(spaces: Spaces) -> dict[str, tuple[tuple[int, ...], torch.dtype]]
         "reward": ((), torch.float32),
         "terminated": ((), torch.bool),
         "ended": ((), torch.bool),  # terminated or truncated
+        "is_step": ((), torch.bool),  # false: an episode's final observation, or a row that holds nothing
     }
     if spaces.pixels is not None:
         views, channels, height, width = spaces.pixels
@@ -158,6 +160,7 @@ class ReplayBuffer:
             "reward": reward,
             "terminated": terminated & begins,
             "ended": (terminated | truncated) & begins,
+            "is_step": begins,
         }
         if self.spaces.pixels is not None:
             row["age"] = self._age
@@ -191,6 +194,7 @@ class ReplayBuffer:
         if total > self.rows:
             raise UserError(f"{total * self.lanes} rows of episodes do not fit in {self.rows * self.lanes}")
         self._expire(self._written + total)
+        self._clear(total)
         begins = np.zeros((total, self.lanes), dtype=np.bool_)
         for lane, lane_episodes in enumerate(lanes):
             offset = 0
@@ -203,6 +207,11 @@ class ReplayBuffer:
         self._append_starts(begins, first_row=first_row)
         self._ended[:], self._age[:] = False, 0
 
+    def _clear(self, rows: int) -> None:
+        """Say of the next `rows` rows that they hold nothing: the padding keeps what lay there before."""
+        at = (torch.arange(rows, device=self.storage_device) + self._written) % self.rows
+        self._fields["is_step"].view(self.rows, self.lanes)[at] = False
+
     def _write_episode(self, episode: Episode, first_row: int, lane: int) -> None:
         length = len(episode)
         ended = np.zeros(length, dtype=np.bool_)
@@ -213,6 +222,7 @@ class ReplayBuffer:
             "reward": episode.reward,
             "terminated": ended & episode.terminated,
             "ended": ended,
+            "is_step": np.ones(length, dtype=np.bool_),
             "age": np.arange(length + 1, dtype=np.int32),
         }
         slots = ((first_row + np.arange(length + 1)) % self.rows) * self.lanes + lane
@@ -238,8 +248,12 @@ class ReplayBuffer:
             self._starts_in_row[(first_row + np.arange(len(begins))) % self.rows] = begins.sum(axis=1)
 
     def _expire(self, written: int) -> None:
-        """Forget the starts whose rows, or whose stacked frames, go when `written` rows will have been."""
-        limit = written - self.rows + self.spaces.frame_stack - 1
+        """Forget the starts whose rows, or whose stacked frames, go when `written` rows will have been.
+
+        Never those of rows that are still to be written: their starts are not appended yet and could not be
+        taken off the count. Nor need they be: all new rows fit, and a stack ends where its episode begins.
+        """
+        limit = min(written - self.rows + self.spaces.frame_stack - 1, self._written)
         while self._oldest < limit:
             self._count -= int(self._starts_in_row[self._oldest % self.rows])
             self._starts_in_row[self._oldest % self.rows] = 0
@@ -309,7 +323,8 @@ class ReplayBuffer:
         """Everything recorded, in the order in which the episodes began.
 
         An episode still going on ends, not terminated, at its newest observation. Where old rows have been
-        overwritten, each lane begins with its first whole episode.
+        overwritten, each lane begins with its first episode whose start is certain to be there: a lane whose
+        rows are all of one episode gives nothing.
         """
         first = max(0, self._written - self.rows)
         rows = torch.arange(first, self._written, device=self.storage_device) % self.rows
@@ -317,13 +332,13 @@ class ReplayBuffer:
         for lane in range(self.lanes):
             fields = {name: values[rows * self.lanes + lane].cpu().numpy()
                       for name, values in self._fields.items()}  # fmt: skip
-            # The observation after an episode's last step has a row of its own, not yet for the newest step.
-            finals = (np.flatnonzero(fields["ended"][:-1]) + 1).tolist()
-            begin = finals.pop(0) + 1 if first and finals else 0
-            for final in [*finals, len(rows) - 1]:
-                if begin < final:
+            # Each episode is an unbroken run of steps, and the row after it.
+            changes = np.diff(fields["is_step"], prepend=False, append=False)
+            for begin, end in np.flatnonzero(changes).reshape(-1, 2).tolist():
+                final = min(end, len(rows) - 1)  # the newest step's next observation is not here yet
+                is_cut = first > 0 and begin == 0  # as far as the rows that are left can tell
+                if begin < final and not is_cut:
                     found.append((begin, _episode(fields, begin, final)))
-                begin = final + 1
         return [episode for _, episode in sorted(found, key=lambda pair: pair[0])]
 
     def newest_episode(self, lane: int, length: int) -> Episode:

@@ -18,13 +18,13 @@ from rlzoo.agent import Agent
 from rlzoo.capture import Capture, capture
 from rlzoo.checkpoint import save_checkpoint
 from rlzoo.errors import UserError
-from rlzoo.evaluate import Evaluation, evaluate, policy_action
+from rlzoo.evaluate import VIDEO_TAG, Evaluation, evaluate, policy_action
 from rlzoo.logger import Logger
 from rlzoo.main import StopSignal
 from rlzoo.progress import Progress
 from rlzoo.replay import FrameStacker, ReplayBuffer, concatenate
 from rlzoo.types import Array, Batch, BoolArray, FloatArray, Step, VectorTask
-from rlzoo.video import write_video
+from rlzoo.video import encode_gif, write_video
 
 CHECKPOINT = "latest.pt"  # everything a run needs to go on
 BEST_POLICY = "best.pt"  # the agent alone, at its best evaluation
@@ -66,7 +66,8 @@ class TrainConfig:
     eval_episodes: int = 10
     """Episodes per evaluation, played side by side."""
     stop_at_return: float | None = None
-    """End with the first evaluation whose mean return is at least this; None: not before --steps."""
+    """End with the first evaluation whose mean return is at least this, also one among the offline steps;
+    None: not before --steps."""
     log_every: int = 2_000
     """Steps between two rows of losses, values and training returns."""
     checkpoint_every: int = 250_000
@@ -191,6 +192,7 @@ class Trainer:
         """
         self.logger, self.progress, self.run_dir = logger, progress, run_dir
         self.clock, self.clock_counters = time.monotonic(), (self.counters.env_steps, self.counters.updates)
+        first_step = self.counters.step
         while self.counters.offline_updates < self.config.offline_steps and self._goes_on(stop):
             self._update()
             self.counters.offline_updates += 1
@@ -198,6 +200,8 @@ class Trainer:
         while self.counters.env_steps < self.config.steps and self._goes_on(stop):
             self._iterate()
             self._after_step()
+        if not stop.requested:
+            self._announce_goal(first_step)
         self._checkpoint()
         # After the checkpoint: a longer run has no evaluation here, and a resumed one must equal it.
         if not stop.requested and not self.evaluated:
@@ -210,9 +214,26 @@ class Trainer:
 
     def _goes_on(self, stop: StopSignal) -> bool:
         """Whether nothing but the number of steps ends the run: no signal, and no return that was enough."""
+        return not (stop.requested or self._has_reached_goal())
+
+    def _has_reached_goal(self) -> bool:
+        """Whether the latest evaluation was enough for `stop_at_return`."""
         goal = self.config.stop_at_return
-        is_good = goal is not None and bool(self.evaluations) and self.evaluations[-1]["eval/return"] >= goal
-        return not (stop.requested or is_good)
+        return goal is not None and bool(self.evaluations) and self.evaluations[-1]["eval/return"] >= goal
+
+    def _announce_goal(self, first_step: int) -> None:
+        """Say so if `stop_at_return` has ended the run, which began at `first_step`, before its steps did."""
+        counters, config = self.counters, self.config
+        is_short = counters.offline_updates < config.offline_steps or counters.env_steps < config.steps
+        if not (is_short and self._has_reached_goal()):
+            return
+        last = self.evaluations[-1]
+        already = "already " if counters.step == first_step else ""
+        none_online = "; no online step was taken" if config.steps and not counters.env_steps else ""
+        self.progress.note(
+            f"stopped: evaluation {last['eval/return']:g} at step {int(last['step']):,} {already}reached "
+            f"--stop-at-return {config.stop_at_return:g}{none_online}"
+        )
 
     def _iterate(self) -> None:
         """One step of all environments, and the updates that are due meanwhile."""
@@ -358,9 +379,9 @@ class Trainer:
         self.logger.log(step, values)
         self.progress.evaluation(step, values)
         if self.film:
-            write_video(
-                self.run_dir / "videos" / f"step-{step}.mp4", result.frames, fps=VIDEO_FRAMES_PER_SECOND
-            )
+            path = self.run_dir / "videos" / f"step-{step}.mp4"
+            write_video(path, result.frames, fps=VIDEO_FRAMES_PER_SECOND)
+            self.logger.film(step, VIDEO_TAG, encode_gif(result.frames, fps=VIDEO_FRAMES_PER_SECOND))
         if values["eval/return"] > self.counters.best_return:
             self.counters.best_return = values["eval/return"]
             self._check_weights()

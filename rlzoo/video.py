@@ -4,19 +4,66 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from rlzoo.errors import UserError
 from rlzoo.files import atomic_path
 
 Frame = npt.NDArray[np.uint8]
+
+# A GIF is for a glance, and a run logs one per evaluation: with these it takes some hundred kB.
+GIF_FRAMES = 100
+GIF_SIZE = 128  # pixels, of the longer side
+GIF_COLOURS = 64
+
+
+class Gif(NamedTuple):
+    """An animated GIF: the file's bytes, and its size in pixels."""
+
+    content: bytes
+    width: int
+    height: int
+
+
+def encode_gif(frames: Sequence[Frame], fps: float) -> Gif:
+    """A small animated GIF of RGB `frames` (each u8 [H, W, 3], all of one size), played at their speed.
+
+    At most `GIF_FRAMES` are taken, evenly from the first to the last, and shrunk to at most `GIF_SIZE` pixels
+    a side; only these are held in memory a second time. A GIF counts in hundredths of a second, so the speed
+    is off by some per cent.
+
+    Args:
+        frames: at least one.
+        fps: frames per second of `frames`.
+
+    Raises:
+        ValueError: there are no frames, or one that is not as described.
+    """
+    if not len(frames):
+        raise ValueError("a video needs at least one frame")
+    kept = np.linspace(0, len(frames) - 1, min(len(frames), GIF_FRAMES)).round().astype(int).tolist()
+    first, *others = [_small_image(frames[index], frames[0].shape) for index in kept]
+    output = io.BytesIO()
+    milliseconds = 1000 * len(frames) / fps / len(kept)
+    first.save(output, "GIF", save_all=True, append_images=others, duration=round(milliseconds), loop=0)
+    return Gif(output.getvalue(), first.width, first.height)
+
+
+def _small_image(frame: Frame, shape: tuple[int, ...]) -> Image.Image:
+    _check_frame(frame, shape)
+    image = Image.fromarray(np.ascontiguousarray(frame))
+    image.thumbnail((GIF_SIZE, GIF_SIZE))  # keeps the proportions, and never enlarges
+    return image.quantize(GIF_COLOURS)
 
 
 def write_video(path: str | os.PathLike[str], frames: Iterable[Frame], fps: float) -> None:

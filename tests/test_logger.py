@@ -17,6 +17,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from rlzoo.errors import UserError
 from rlzoo.logger import Logger
 from rlzoo.run import PROJECT
+from rlzoo.video import Gif
 
 TAG = "eval/return"
 
@@ -161,6 +162,28 @@ def hparams_of(run_dir: Path) -> dict[str, HParamsPluginData]:
         for tag, plugin in plugins.items()
         if plugin.plugin_name == "hparams"
     }
+
+
+def films_of(run_dir: Path, tag: str) -> list[tuple[int, bytes]]:
+    """Step and file of each film."""
+    found = EventAccumulator(str(run_dir), size_guidance={"images": 0}).Reload().Images(tag)
+    assert all((event.width, event.height) == (4, 2) for event in found)
+    return [(event.step, event.encoded_image_string) for event in found]
+
+
+def test_films_are_images_of_tensorboard_and_are_cut_like_curves(tmp_path: Path) -> None:
+    with Logger(tmp_path) as logger:
+        for step in (10, 20, 30):
+            logger.log(step, {TAG: 1.0})
+            logger.film(step, "eval/video", Gif(b"GIF89a" + bytes([step]), width=4, height=2))
+    expected = [(step, b"GIF89a" + bytes([step])) for step in (10, 20, 30)]
+    assert films_of(tmp_path, "eval/video") == expected
+    Logger(tmp_path, resume_step=25).close()
+    assert films_of(tmp_path, "eval/video") == expected[:2]
+    Logger(tmp_path, resume_step=20, drop_tags=["eval/video"]).close()
+    assert films_of(tmp_path, "eval/video") == expected[:1]
+    assert curve_of(tmp_path) == [(10, 1.0), (20, 1.0)]
+    assert rows_of(tmp_path) == [(10, TAG, 1.0), (20, TAG, 1.0)]
 
 
 def test_hparams_of_a_run_that_goes_on(tmp_path: Path) -> None:

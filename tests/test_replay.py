@@ -407,3 +407,170 @@ def test_episodes_come_back_whole_also_after_the_ring_has_wrapped(rows: int) -> 
         is_whole = steps == length or begin == 100
         assert episode.terminated == is_whole
         assert episode.action.shape == (steps, 1)
+
+
+def contents(episodes: list[Episode]) -> list[tuple[int, int]]:
+    """(number, length) of episodes made by `episode`, which must be whole."""
+    for found in episodes:
+        assert found.obs["state"][:, 1].tolist() == list(range(len(found) + 1))
+        assert len(set(found.obs["state"][:, 0].tolist())) == 1
+        assert found.reward.tolist() == list(range(1, len(found) + 1))
+    return [(int(found.obs["state"][0, 0]), len(found)) for found in episodes]
+
+
+def add_steps(buffer: ReplayBuffer, number: int, length: int, steps: int) -> None:
+    """The first `steps` steps of an episode in every lane."""
+    lanes = np.ones(buffer.lanes, np.float32)
+    for time in range(steps):
+        state = np.stack((number * lanes, time * lanes), axis=1)
+        ended = np.full(buffer.lanes, time == length - 1)
+        buffer.add({"state": state}, lanes[:, None], lanes * (time + 1), ended, ended & False)
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_padding_of_the_shorter_lanes_is_no_part_of_an_episode(before: int) -> None:
+    buffer = make(3 * 30, lanes=3)
+    for _ in range(before):  # so that the padding lies where steps lay before: 20 rows each
+        buffer.add_episodes([episode(9, 4)] * 12)
+    buffer.add_episodes([episode(1, 7), episode(2, 3)])  # nothing for the third lane
+    assert sorted(contents(buffer.episodes())[-2:]) == [(1, 7), (2, 3)]
+    assert len(buffer.episodes()) == [2, 14, 14][before]
+    add_steps(buffer, 5, length=99, steps=4)
+    found = contents(buffer.episodes())
+    assert [item for item in found if item[0] != 9] == [(1, 7), (2, 3), (5, 3), (5, 3), (5, 3)]
+    states = everything(buffer).obs["state"][:, 0].tolist()
+    assert [states.count(number) for number in (1, 2, 5)] == [7, 3, 9]
+    assert set(states) <= {1, 2, 5, 9}
+
+
+@pytest.mark.parametrize("steps", [12, 13, 60])
+def test_a_lane_without_any_start_left_gives_no_episode(steps: int) -> None:
+    buffer = make(12)
+    add_steps(buffer, 3, length=99, steps=steps)
+    assert contents(buffer.episodes()) == ([(3, 11)] if steps == 12 else [])
+
+
+def test_a_new_episode_in_a_wrapped_lane_is_given_from_its_start() -> None:
+    buffer = make(12)
+    add_steps(buffer, 3, length=9, steps=9)
+    add_steps(buffer, 99, length=99, steps=1)  # the final observation
+    add_steps(buffer, 4, length=99, steps=5)
+    assert contents(buffer.episodes()) == [(4, 4)]
+
+
+class Ledger:
+    """What was written into each row of each lane, kept beside a buffer to judge what it samples."""
+
+    def __init__(self, buffer: ReplayBuffer) -> None:
+        self.buffer = buffer
+        self.lanes: list[list[tuple[int, int, int] | None]] = [[] for _ in range(buffer.lanes)]
+        self.count = 0  # episodes so far
+
+    def episode(self, length: int) -> Episode:
+        """The next episode: state (number, time), pixels that tell both apart."""
+        self.count += 1
+        made = episode(self.count, length, terminated=self.count % 2 == 0)
+        pixels = self.pixels(self.count, np.arange(length + 1)).reshape(-1, 1, 1, 1, 1)
+        return Episode({**made.obs, "pixels": pixels}, made.action, made.reward, made.terminated)
+
+    @staticmethod
+    def pixels(number: int, time: np.ndarray) -> np.ndarray:
+        return (37 * number + time).astype(np.uint8)
+
+    def add_whole(self, lengths: list[int]) -> None:
+        first = self.count + 1
+        self.buffer.add_episodes([self.episode(length) for length in lengths])
+        # Where each went is the buffer's affair: read back from the rows that it says are its own.
+        rows = self.buffer._written - len(self.lanes[0])
+        at = (len(self.lanes[0]) + np.arange(rows)) % self.buffer.rows
+        states = self.buffer._fields["state"].view(self.buffer.rows, self.buffer.lanes, 2)[at].numpy()
+        for lane, written in enumerate(self.lanes):
+            known = {number: lengths[number - first] for number in range(first, self.count + 1)}
+            new = [(int(n), int(t), known.get(int(n), -1)) for n, t in states[:, lane]]
+            written.extend(row if row[2] >= row[1] else None for row in new)
+
+    def add_stepwise(self, length: int) -> None:
+        """An episode in every lane, and its final observation."""
+        made = [self.episode(length) for _ in self.lanes]
+        for time in range(length + 1):
+            obs = {name: np.stack([one.obs[name][time] for one in made]) for name in ("state", "pixels")}
+            last = min(time, length - 1)  # ignored with the final observation
+            action = np.stack([one.action[last] for one in made])
+            reward = np.array([one.reward[last] for one in made])
+            ended = np.full(len(made), time == length - 1)
+            terminated = ended & [one.terminated for one in made]
+            self.buffer.add(obs, action, reward, terminated, ended & ~terminated)
+            for lane, one in enumerate(made):
+                self.lanes[lane].append((int(one.obs["state"][0, 0]), time, length))
+            self.check()
+
+    def check(self) -> None:
+        """Every transition that can be sampled was recorded and is stored whole, and each is there once.
+
+        Every episode that the buffer gives is whole from its start on.
+        """
+        buffer = self.buffer
+        contents(buffer.episodes())
+        stored: dict[tuple[int, int], int] = {}  # (number, time) -> row number, of the rows still there
+        lengths: dict[int, int] = {}
+        for rows in self.lanes:
+            for row in range(max(0, len(rows) - buffer.rows), len(rows)):
+                entry = rows[row]
+                if entry is not None:
+                    stored[entry[:2]] = row
+                    lengths[entry[0]] = entry[2]
+        if not len(buffer):
+            return
+        batch = everything(buffer)
+        found = [(int(n), int(t)) for n, t in batch.obs["state"].tolist()]
+        assert len(set(found)) == len(found)
+        stack = buffer.spaces.frame_stack
+        for index, (number, time) in enumerate(found):
+            steps = int(batch.next_obs["state"][index, 1]) - time
+            assert (number, time) in stored
+            assert (number, time + steps) in stored
+            assert time + steps <= lengths[number]
+            assert 1 <= steps <= buffer.n_step
+            assert batch.reward[index] == sum((time + k + 1) * 0.5**k for k in range(steps))
+            for obs, now in ((batch.obs, time), (batch.next_obs, time + steps)):
+                times = np.maximum(now - np.arange(stack - 1, -1, -1), 0)
+                expected = self.pixels(number, times).tolist()
+                assert obs["pixels"][index].flatten().tolist() == expected
+        # No more is given up than the frames of a stack: all other steps with a next observation are there.
+        oldest = len(self.lanes[0]) - buffer.rows + stack - 1
+        for (number, time), row in stored.items():
+            if row >= oldest and time < lengths[number] and (number, time + 1) in stored:
+                assert (number, time) in found
+
+
+@given(
+    rows=st.integers(16, 40),
+    lanes=st.integers(1, 3),
+    n_step=st.integers(1, 4),
+    frame_stack=st.integers(1, 8),
+    plan=st.lists(st.tuples(st.booleans(), st.lists(st.integers(1, 39), min_size=1, max_size=4)), max_size=8),
+)
+@settings(deadline=None, max_examples=50)
+def test_all_that_is_sampled_was_recorded_and_is_still_stored(
+    rows: int, lanes: int, n_step: int, frame_stack: int, plan: list[tuple[bool, list[int]]]
+) -> None:
+    spaces = Spaces(state_dim=2, action_dim=1, pixels=(1, frame_stack, 1, 1), frame_stack=frame_stack)
+    ledger = Ledger(make(rows * lanes, lanes, n_step=n_step, spaces=spaces))
+    for is_whole, lengths in plan:
+        if is_whole:
+            kept = [length for length in lengths if length < rows]
+            kept = kept if lanes > len(kept) or sum(kept) + len(kept) <= rows else kept[:1]
+            if kept:
+                ledger.add_whole(kept)
+        else:
+            ledger.add_stepwise(lengths[0])
+        ledger.check()
+
+
+def test_episodes_nearly_as_long_as_the_ring_replace_each_other() -> None:
+    spaces = Spaces(state_dim=2, action_dim=1, pixels=(1, 8, 1, 1), frame_stack=8)
+    ledger = Ledger(make(50, spaces=spaces))
+    for _ in range(6):
+        ledger.add_whole([47])
+        ledger.check()
+        assert len(ledger.buffer) == 47

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from algos.arsq import ARSQ, ARSQConfig
@@ -63,7 +64,7 @@ class Corridor:
         self.time[:] = [lane["time"] for lane in state]
 
     def render(self) -> np.ndarray:
-        return np.zeros((8, 8, 3), np.uint8)
+        return np.full((8, 8, 3), 30 * self.time[0], np.uint8)
 
     def close(self) -> None: ...
 
@@ -108,14 +109,19 @@ CONFIG = TrainConfig(
 
 
 def make_trainer(
-    config: TrainConfig = CONFIG, agent: Agent | None = None, demos: ReplayBuffer | None = None
+    config: TrainConfig = CONFIG,
+    agent: Agent | None = None,
+    demos: ReplayBuffer | None = None,
+    film: bool = False,
 ) -> Trainer:
     torch.manual_seed(0)
     task = Corridor(config.num_envs)
     replay = ReplayBuffer(
         task.spaces, capacity=config.buffer_capacity, lanes=config.num_envs, device=CPU, discount=0.99
     )
-    return Trainer(agent or Counting(), task, Corridor(2), replay, config, device=CPU, seed=5, demos=demos)
+    return Trainer(
+        agent or Counting(), task, Corridor(2), replay, config, device=CPU, seed=5, demos=demos, film=film
+    )
 
 
 def train(trainer: Trainer, run_dir: Path, *, stop: StopSignal | None = None, resumed: bool = False) -> None:
@@ -202,6 +208,90 @@ def test_offline_only(tmp_path: Path) -> None:
     train(trainer, tmp_path)
     assert trainer.counters.updates == 30
     assert [row["step"] for row in trainer.evaluations] == [30]
+
+
+FILLED = Episode(
+    {"state": np.zeros((6, 2), np.float32)},
+    np.zeros((5, 1), np.float32),
+    np.ones(5, np.float32),
+    terminated=True,
+)
+NOTE = "stopped: evaluation 7 at step "
+
+
+def test_a_run_that_has_reached_its_goal_says_why_it_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = dataclasses.replace(CONFIG, stop_at_return=6.5)
+    trainer = make_trainer(config)
+    train(trainer, tmp_path)
+    assert trainer.counters.env_steps == 100
+    assert f"{NOTE}100 reached --stop-at-return 6.5\n" in capsys.readouterr().out
+    resumed = make_trainer(config)
+    resumed.load_state_dict(load_checkpoint(tmp_path / "checkpoints" / CHECKPOINT)["trainer"])
+    train(resumed, tmp_path, resumed=True)
+    assert resumed.counters.env_steps == 100
+    assert f"{NOTE}100 already reached --stop-at-return 6.5\n" in capsys.readouterr().out
+    for goal in (7.5, None):  # a higher goal, or none, lets it go on
+        longer = make_trainer(dataclasses.replace(config, stop_at_return=goal, steps=120))
+        longer.load_state_dict(load_checkpoint(tmp_path / "checkpoints" / CHECKPOINT)["trainer"])
+        train(longer, tmp_path / str(goal), resumed=True)
+        assert longer.counters.env_steps == 120
+    assert "stopped" not in capsys.readouterr().out
+
+
+def test_a_goal_reached_offline_says_that_no_online_step_was_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = dataclasses.replace(CONFIG, stop_at_return=7.0, offline_steps=100)
+    for offline_steps in (150, 100):  # in the middle of the offline steps, and with the last of them
+        trainer = make_trainer(dataclasses.replace(config, offline_steps=offline_steps))
+        trainer.replay.add_episodes([FILLED] * 4)
+        train(trainer, tmp_path / str(offline_steps))
+        assert (trainer.counters.offline_updates, trainer.counters.env_steps) == (100, 0)
+        note = f"{NOTE}100 reached --stop-at-return 7; no online step was taken\n"
+        assert note in capsys.readouterr().out
+    # Nothing was left out where only offline steps were asked for.
+    trainer = make_trainer(dataclasses.replace(config, steps=0))
+    trainer.replay.add_episodes([FILLED] * 4)
+    train(trainer, tmp_path / "offline")
+    assert "stopped" not in capsys.readouterr().out
+
+
+def test_a_goal_reached_with_the_last_step_or_never_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for steps, goal in ((100, 7.0), (120, 7.5)):
+        trainer = make_trainer(dataclasses.replace(CONFIG, steps=steps, stop_at_return=goal))
+        train(trainer, tmp_path / str(steps))
+        assert trainer.counters.env_steps == steps
+    assert "stopped" not in capsys.readouterr().out
+
+
+def test_each_evaluation_is_filmed_in_tensorboard_and_as_a_file(tmp_path: Path) -> None:
+    straight = make_trainer(film=True)
+    train(straight, tmp_path / "straight")
+    # With a closing evaluation, which a prolonged run does not have.
+    short = make_trainer(dataclasses.replace(CONFIG, steps=132), film=True)
+    train(short, tmp_path / "prolonged")
+    assert films(tmp_path / "prolonged") == [100, 132]
+    prolonged = make_trainer(film=True)
+    prolonged.load_state_dict(load_checkpoint(tmp_path / "prolonged" / "checkpoints" / CHECKPOINT)["trainer"])
+    assert not prolonged.evaluated
+    with (
+        Logger(tmp_path / "prolonged", prolonged.counters.step, drop_tags=EVALUATION_TAGS) as logger,
+        Progress(1, "test") as progress,
+    ):
+        prolonged.run(logger, progress, StopSignal(), tmp_path / "prolonged")
+    for name in ("straight", "prolonged"):
+        assert films(tmp_path / name) == [100, 200]
+        assert (tmp_path / name / "videos" / "step-200.mp4").exists()
+
+
+def films(run_dir: Path) -> list[int]:
+    """The steps at which TensorBoard has films."""
+    events = EventAccumulator(str(run_dir)).Reload()
+    return [event.step for event in events.Images("eval/video")]
 
 
 @pytest.mark.parametrize("weight", [False, True], ids=["loss", "weight"])
@@ -360,6 +450,19 @@ def test_successful_episodes_join_the_demonstrations_whole(tmp_path: Path, capac
         assert 4 <= len(joined) <= 8
     assert trainer.demos is not None
     assert bool((trainer.demos.sample(50).obs["state"] == 99).all())
+
+
+def test_joined_episodes_that_fit_one_at_a_time_replace_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack_of_3 = Spaces(state_dim=2, action_dim=1, pixels=(2, 9, 8, 8), frame_stack=3)
+    monkeypatch.setattr(Goals, "spaces", stack_of_3)
+    trainer, joined = make_goals_trainer(CONFIG, join_capacity=6)  # an episode takes five rows
+    train(trainer, tmp_path)
+    assert len(joined) == 4
+    state = joined.sample(100).obs["state"]
+    assert len(set(state[:, 0].tolist())) == 1
+    assert set(state[:, 1].tolist()) == {0, 1, 2, 3}
 
 
 def test_joined_episodes_have_their_share_of_the_demonstrations(tmp_path: Path) -> None:

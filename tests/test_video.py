@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -8,10 +9,11 @@ from pathlib import Path
 import imageio.v2 as imageio
 import numpy as np
 import pytest
+from PIL import Image
 
 from rlzoo.errors import UserError
 from rlzoo.run import PROJECT
-from rlzoo.video import Frame, write_video
+from rlzoo.video import Frame, encode_gif, write_video
 
 
 def grey_frames(count: int, height: int, width: int) -> list[Frame]:
@@ -52,6 +54,37 @@ def test_wrong_frames_leave_nothing(tmp_path: Path, frames: list[Frame]) -> None
     with pytest.raises(ValueError, match="frame"):
         write_video(tmp_path / "a.mp4", frames, fps=30)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "height", "width", "size"),
+    [(1, 8, 8, (8, 8)), (25, 33, 47, (47, 33)), (1001, 192, 320, (128, 77)), (100, 480, 20, (5, 128))],
+)
+def test_gifs_are_small_and_play_at_the_same_speed(
+    count: int, height: int, width: int, size: tuple[int, int]
+) -> None:
+    level = np.linspace(0, 255, count).astype(np.uint8)
+    gif = encode_gif([np.broadcast_to(grey, (height, width, 3)) for grey in level], fps=20)
+    assert (gif.width, gif.height) == size
+    with Image.open(io.BytesIO(gif.content)) as image:
+        assert (image.format, image.size) == ("GIF", size)
+        kept = getattr(image, "n_frames", 1)
+        assert kept == min(count, 100)
+        seconds, greys = 0.0, []
+        for index in range(kept):
+            image.seek(index)
+            seconds += image.info.get("duration", 50) / 1000
+            greys.append(np.asarray(image.convert("RGB")).mean())
+    assert seconds == pytest.approx(count / 20, rel=0.05)
+    assert greys[0] == pytest.approx(level[0], abs=4)
+    assert greys[-1] == pytest.approx(255 if count > 1 else 0, abs=4)
+    assert greys == sorted(greys)
+
+
+@pytest.mark.parametrize("frames", [[], [np.zeros((8, 8), np.uint8)], [np.zeros((8, 8, 3), np.float32)]])
+def test_wrong_frames_make_no_gif(frames: list[Frame]) -> None:
+    with pytest.raises(ValueError, match="frame"):
+        encode_gif(frames, fps=30)
 
 
 def test_without_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
