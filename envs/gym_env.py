@@ -213,6 +213,11 @@ class GymVectorTask:
             spaces = self._lanes[0].observation_space, self._lanes[0].action_space
         self.spaces = _agent_sizes(*spaces, frame_stack)
 
+    @property
+    def render_fps(self) -> float:
+        """Frames per second at which `render`'s frames are the task's own speed; 30 if it does not say."""
+        return float(self._lanes[0].metadata.get("render_fps") or 30) if self._lanes else 30.0
+
     def reset(self, seed: int) -> dict[str, Array]:
         """Begin an episode in every lane; ``seed >= 0`` alone decides what follows.
 

@@ -78,7 +78,8 @@ def collect(
 def demonstrate(env: PandaEnv, seed: int, *, with_frames: bool = False) -> Demonstration | None:
     """Play the episode that ``env.reset(seed=seed)`` begins. None if the task was not solved in time."""
     env.reset(seed=seed)
-    rng = np.random.default_rng(seed)
+    # A stream of its own: with `seed` alone it would repeat the draws that placed the objects.
+    rng = np.random.default_rng([seed, 1])
     speed = 1 + SPEED_NOISE * rng.uniform(-1, 1)
     waypoints = env.task.waypoints(env.model, env.data)
     offsets = rng.uniform(-WAYPOINT_NOISE, WAYPOINT_NOISE, (len(waypoints), 3))

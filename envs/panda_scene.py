@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from envs.rendering import rendering_backend
 from rlzoo.errors import UserError
 from rlzoo.manipulation import CAMERAS
 
@@ -238,7 +239,9 @@ def _close_all_at_exit() -> None:
 
 
 def _gl_context(width: int, height: int) -> Any:
-    backend = os.environ.get("MUJOCO_GL", "")
+    backend = os.environ.get("MUJOCO_GL", "").lower()
+    if backend not in ("egl", "osmesa", "glfw"):
+        backend = rendering_backend()
     return importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
 
 

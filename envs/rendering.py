@@ -65,7 +65,8 @@ def _variables(backend: str) -> dict[str, str]:
 def _works(backend: str) -> bool:
     try:
         probe = subprocess.run(
-            [sys.executable, "-c", _PROBE],
+            # -P: the current folder may have a file that is called like a package (experiments/mujoco.py).
+            [sys.executable, "-P", "-c", _PROBE],
             env=os.environ | _variables(backend),
             capture_output=True,
             text=True,

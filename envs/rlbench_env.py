@@ -274,13 +274,15 @@ class RLBenchEnv(gym.Env[Obs, FloatArray]):
         """The scene from RLBench's camera for films, RGB [192, 320, 3]; black where the simulator is lost."""
         if self.render_mode is None:
             raise RuntimeError(f"{self.task} was made without render=True")
+        width, height = RENDER_SIZE
+        frame = np.zeros((height, width, 3), np.uint8)
+        if self._lost == "simulator crash":  # counted already
+            return frame
         try:
-            frame: npt.NDArray[np.uint8] = self._launcher.running(relaunch=False).ask("render")
+            frame = self._launcher.running(relaunch=False).ask("render")
         except SimulatorCrash as crash:
             self._count_crash(crash, "the episode is cut, a new one begins")
             self._lost = "simulator crash"
-            width, height = RENDER_SIZE
-            frame = np.zeros((height, width, 3), np.uint8)
         return frame
 
     def close(self) -> None:

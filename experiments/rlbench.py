@@ -19,9 +19,10 @@ from typing import Any, Literal
 # Python puts a script's folder first on sys.path, where this file would hide the package `rlbench`.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import numpy as np
 import torch
 
-from envs import panda_demos, panda_env, panda_tasks, rlbench_env, rlbench_simulator
+from envs import panda_demos, panda_env, panda_scene, panda_tasks, rlbench_env, rlbench_simulator
 from experiments.common import Benchmark, Experiment, main
 from experiments.presets import rlbench_preset
 from rlzoo.errors import UserError
@@ -30,6 +31,7 @@ from rlzoo.manipulation import CAMERAS, FRAME_STACK, IMAGE_SIZE, ActionScale, De
 from rlzoo.rlbench_data import load_rlbench
 from rlzoo.types import Episode, VectorTask
 
+START_TOLERANCE = 0.05  # rad
 Simulator = Literal["rlbench", "mujoco"]
 Observations = Literal["pixels", "state"]
 
@@ -66,8 +68,8 @@ class RLBenchOptions:
             raise UserError("--cameras names none; for no images there is --observations state")
 
 
-def choose_simulator(asked: str) -> Simulator:
-    """The simulator asked for, or for "auto" the one that is there.
+def choose_simulator(asked: str, *, draws: bool) -> Simulator:
+    """The simulator asked for, or for "auto" the one that is there; `draws`: whether it needs a display.
 
     Raises:
         UserError: RLBench was asked for and is not installed; the message names what is missing.
@@ -75,9 +77,9 @@ def choose_simulator(asked: str) -> Simulator:
     if asked == "mujoco":
         return "mujoco"
     if asked == "rlbench":
-        rlbench_simulator.check()
+        rlbench_simulator.check(pixels=draws)
         return "rlbench"
-    return "mujoco" if rlbench_simulator.missing() else "rlbench"
+    return "mujoco" if rlbench_simulator.missing(pixels=draws) else "rlbench"
 
 
 def demonstrations_of(
@@ -95,6 +97,8 @@ def demonstrations_of(
             need_task_state=options.observations == "state",
         )
         print(loaded.summary())
+        if simulator == "mujoco":
+            _check_starts(dataset, loaded.demonstrations)
         return loaded.demonstrations
     print(f"recording {options.demos} demonstrations of {task} in {simulator}")
     if simulator == "mujoco":
@@ -109,6 +113,16 @@ def demonstrations_of(
     return kept
 
 
+def _check_starts(dataset: str, demonstrations: Sequence[Demonstration]) -> None:
+    """Refuse demonstrations of RLBench's robot for the stand-in's: other joints, cameras and objects."""
+    starts = np.stack([demonstration.joint_positions[0] for demonstration in demonstrations])
+    if np.abs(starts - panda_scene.HOME).max() > START_TOLERANCE:
+        raise UserError(
+            f"{dataset}: the robot does not start where the stand-in's does, so it is not the stand-in's; "
+            "demonstrations recorded in RLBench are for --simulator rlbench"
+        )
+
+
 def configure(
     benchmark: Benchmark, experiment: Experiment[Any, RLBenchOptions], checkpoint: dict[str, Any] | None
 ) -> tuple[Benchmark, Experiment[Any, RLBenchOptions]]:
@@ -118,9 +132,9 @@ def configure(
     none, and new ones would differ in RLBench, whose planner cannot be seeded.
     """
     options, task = experiment.options, experiment.task
-    simulator = choose_simulator(options.simulator)
-    options = dataclasses.replace(options, simulator=simulator)
     pixels = options.observations == "pixels"
+    simulator = choose_simulator(options.simulator, draws=pixels or experiment.video)
+    options = dataclasses.replace(options, simulator=simulator)
     if simulator == "mujoco":
         panda_tasks.find(task)
         print("simulator: MuJoCo, a stand-in; scores on it are not RLBench scores")

@@ -48,6 +48,7 @@ class StandardizedTask:
     def __init__(self, task: VectorTask, scaling: ObservationScaling) -> None:
         self.task, self.scaling = task, scaling
         self.num_envs, self.spaces = task.num_envs, task.spaces
+        self.render_fps: float = getattr(task, "render_fps", 30.0)
 
     def reset(self, seed: int) -> dict[str, Array]:
         """As the task's, standardised."""

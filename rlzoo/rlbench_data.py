@@ -165,7 +165,9 @@ def find_episodes(path: str | os.PathLike[str], task: str | None = None) -> list
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
     name = _task_name(found[0])
-    if task is not None and name != task and name in TIME_LIMITS:
+    # A folder of episodes alone may be called anything; one with variations is a task's.
+    is_task = any(part.name.startswith(("variation", "all_variations")) for part in found[0].parents)
+    if task is not None and name != task and (is_task or name in TIME_LIMITS):
         raise UserError(f"{folder}: demonstrations of {name}, expected {task}")
     return found
 
@@ -423,7 +425,7 @@ def _write_cache(path: Path, fingerprint: str, demonstrations: list[Demonstratio
                 file.create_dataset(key, data=data, fletcher32=data.size > 0)  # which must not be empty
             if demonstrations[0].frames is not None:
                 _write_frames(file, demonstrations)
-    except UserError as error:
+    except (UserError, RuntimeError) as error:  # HDF5 reports a disk that fills up as the latter
         print(f"{error}; the demonstrations will be decoded again the next time", file=sys.stderr)
 
 

@@ -28,7 +28,6 @@ from rlzoo.video import encode_gif, write_video
 
 CHECKPOINT = "latest.pt"  # everything a run needs to go on
 BEST_POLICY = "best.pt"  # the agent alone, at its best evaluation
-VIDEO_FRAMES_PER_SECOND = 30
 
 
 @dataclass(frozen=True)
@@ -380,8 +379,9 @@ class Trainer:
         self.progress.evaluation(step, values)
         if self.film:
             path = self.run_dir / "videos" / f"step-{step}.mp4"
-            write_video(path, result.frames, fps=VIDEO_FRAMES_PER_SECOND)
-            self.logger.film(step, VIDEO_TAG, encode_gif(result.frames, fps=VIDEO_FRAMES_PER_SECOND))
+            fps = getattr(self.eval_task, "render_fps", 30.0)
+            write_video(path, result.frames, fps=fps)
+            self.logger.film(step, VIDEO_TAG, encode_gif(result.frames, fps=fps))
         if values["eval/return"] > self.counters.best_return:
             self.counters.best_return = values["eval/return"]
             self._check_weights()

@@ -1,6 +1,7 @@
 """experiments/rlbench.py as its users run it, on the stand-in, for a few dozen steps."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from envs import panda_demos, rlbench_simulator
 from envs.rendering import rendering_backend
 from experiments import benchmark_rlbench
 from experiments.presets import AGENTS
-from experiments.rlbench import run_script
+from experiments.rlbench import choose_simulator, run_script
 from rlzoo.checkpoint import load_checkpoint
 from rlzoo.errors import UserError
 from rlzoo.rlbench_writer import write_rlbench
@@ -110,6 +111,28 @@ def test_demonstrations_of_another_scene_are_refused(tmp_path: Path) -> None:
     flags = ["--dataset", str(tmp_path / "data"), "--observations", "state"]
     with pytest.raises(UserError, match="observations of 15 numbers, but reach_target in mujoco has 14"):
         train("bc", tmp_path, *flags)
+
+
+def test_demonstrations_of_rlbenchs_robot_are_refused_by_the_stand_in(tmp_path: Path) -> None:
+    recorded = panda_demos.collect("reach_target", 3, seed=1)
+    assert all(demo.joint_targets is not None for demo in recorded)
+    moved = [
+        dataclasses.replace(
+            demo, joint_positions=demo.joint_positions + 0.3, joint_targets=demo.joint_targets + 0.3
+        )
+        for demo in recorded
+    ]
+    write_rlbench(tmp_path / "data", "reach_target", moved)
+    flags = ["--dataset", str(tmp_path / "data"), "--observations", "state"]
+    with pytest.raises(UserError, match="are for --simulator rlbench"):
+        train("bc", tmp_path, *flags)
+
+
+def test_state_needs_no_display_for_rlbench(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = lambda *, pixels=True: ["a display"] if pixels else []  # noqa: E731
+    monkeypatch.setattr(rlbench_simulator, "missing", missing)
+    assert choose_simulator("auto", draws=False) == "rlbench"
+    assert choose_simulator("auto", draws=True) == "mujoco"
 
 
 def test_demonstrations_come_from_a_folder_in_rlbenchs_layout(
