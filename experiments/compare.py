@@ -107,7 +107,9 @@ def tell_apart(runs: Iterable[Run]) -> list[Run]:
     labelled = []
     for members in group(runs).values():
         keys = sorted({key for run in members for key in run.settings})
-        differing = [key for key in keys if len({str(run.settings.get(key)) for run in members}) > 1]
+        # A setting that an older run does not know had no other value then.
+        known = {key: {str(run.settings[key]) for run in members if key in run.settings} for key in keys}
+        differing = [key for key in keys if len(known[key]) > 1]
         for run in members:
             parts = [run.agent]
             for key in differing:
