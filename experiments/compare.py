@@ -15,6 +15,7 @@ import dataclasses
 import json
 import statistics
 import sys
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -203,7 +204,7 @@ def plot(task: str, runs: list[Run], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4.2))
+    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
     for index, ((_, label), members) in enumerate(group(runs).items()):
         color = f"C{index}"
         curves = [run.curve("eval/return") for run in members]
@@ -211,11 +212,12 @@ def plot(task: str, runs: list[Run], path: Path) -> None:
             axes.plot(list(curve), list(curve.values()), color=color, linewidth=0.7, alpha=0.5)
         shared = sorted(set.intersection(*(set(curve) for curve in curves)))
         means = [statistics.mean(curve[step] for curve in curves) for step in shared]
-        axes.plot(shared, means, color=color, linewidth=2, label=f"{label} ({len(members)} seeds)")
+        # A label of many settings takes several lines, below the curves.
+        name = textwrap.fill(f"{label} ({len(members)} seeds)", 110)
+        axes.plot(shared, means, color=color, linewidth=2, label=name)
     axes.set(title=task, xlabel="environment steps", ylabel="evaluation return")
     axes.grid(alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
+    figure.legend(loc="outside lower center", fontsize="x-small")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
     plt.close(figure)
