@@ -89,7 +89,7 @@ def demonstrations_of(
     cameras = options.cameras if options.observations == "pixels" else ()
     if dataset is not None:
         loaded = load_rlbench(
-            dataset,
+            protocol_variation(Path(dataset), task),
             task=task,
             cameras=cameras,
             image_size=options.image_size,
@@ -111,6 +111,14 @@ def demonstrations_of(
     if too_fast:
         print(f"{too_fast} demonstrations moved too fast and were left out")
     return kept
+
+
+def protocol_variation(dataset: Path, task: str) -> Path:
+    """The folder of variation 0, which the protocol uses and the tasks run, or `dataset` if it is in none."""
+    for folder in (dataset / task / "variation0", dataset / "variation0"):
+        if folder.expanduser().is_dir():
+            return folder
+    return dataset
 
 
 def _check_starts(dataset: str, demonstrations: Sequence[Demonstration]) -> None:

@@ -139,7 +139,9 @@ def test_demonstrations_come_from_a_folder_in_rlbenchs_layout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RLZOO_DATA_CACHE", str(tmp_path / "cache"))
-    write_rlbench(tmp_path / "data", "reach_target", panda_demos.collect("reach_target", 4, seed=1))
+    recorded = panda_demos.collect("reach_target", 4, seed=1)
+    write_rlbench(tmp_path / "data", "reach_target", recorded)
+    write_rlbench(tmp_path / "data", "reach_target", recorded, variation=1)  # which the protocol leaves out
     run_dir = train("bc", tmp_path, "--observations", "state", "--dataset", str(tmp_path / "data"))
     assert load_checkpoint(run_dir / "checkpoints" / "latest.pt")["trainer"]["demos"] is not None
     with pytest.raises(UserError, match="5 demonstrations asked for, found 4"):
