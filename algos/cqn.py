@@ -295,7 +295,9 @@ def project(prob: Tensor, atoms: Tensor, reward: Tensor, discount: Tensor) -> Te
     """
     shifted = (reward[:, None] + discount[:, None] * atoms).clamp(atoms[0], atoms[-1])  # [B, Z]
     distance = (shifted[..., None] - atoms).abs() / (atoms[1] - atoms[0])
-    return prob @ (1 - distance).clamp(min=0)[:, None]  # [L, B, D, 1, Z] @ [B, 1, Z, Z]
+    share = (1 - distance).clamp(min=0)  # [B, Z, Z]
+    # One batched product over rows: broadcasting would copy a row's matrix for every level and dimension.
+    return torch.einsum("lbdkz,bzy->lbdky", prob, share)
 
 
 def mean_of_demos(values: Tensor, is_demo: Tensor) -> Tensor:
