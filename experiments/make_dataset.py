@@ -5,6 +5,7 @@ python experiments/make_dataset.py expert --expert RUN --output hopper-expert.hd
 python experiments/make_dataset.py medium --medium RUN2 --expert RUN --output hopper-medium.hdf5
 python experiments/make_dataset.py medium-replay --medium RUN2 --output hopper-medium-replay.hdf5
 python experiments/make_dataset.py medium-expert --medium RUN2 --expert RUN --minari hopper/mixed-v0
+python experiments/make_dataset.py merged --task Hopper-v4 --datasets a.hdf5 b.hdf5 --output both.hdf5
 
 RUN is the folder of a run that learned for long; RUN2 one that was stopped at a third of its return:
 
@@ -31,10 +32,11 @@ import tyro
 from envs import d4rl_env, mujoco_env
 from envs.d4rl_tasks import TASKS
 from envs.gym_env import GymVectorTask
+from experiments import d4rl
 from experiments.presets import AGENTS
 from rlzoo.checkpoint import load_checkpoint
 from rlzoo.demo_writers import check_minari_name, write_d4rl, write_minari
-from rlzoo.demos import summary
+from rlzoo.demos import load_episodes, summary
 from rlzoo.errors import UserError
 from rlzoo.evaluate import policy_action
 from rlzoo.main import resolve_device, run_main
@@ -43,7 +45,7 @@ from rlzoo.replay import ReplayBuffer
 from rlzoo.train import BEST_POLICY, CHECKPOINT, TrainConfig
 from rlzoo.types import Array, Episode, FloatArray, Spaces
 
-Kind = Literal["random", "medium", "medium-replay", "expert", "medium-expert"]
+Kind = Literal["random", "medium", "medium-replay", "expert", "medium-expert", "merged"]
 Policy = Callable[[dict[str, Array]], FloatArray]  # observations [N, ...] -> actions [N, A] in [-1, 1]
 MEDIUM_SHARE = 1 / 3  # of the expert's return, D4RL's definition of "medium" (arXiv 2004.07219, section 5)
 
@@ -54,9 +56,12 @@ class Settings:
 
     kind: tyro.conf.Positional[Kind]
     """random: uniform actions. medium, expert: the policy of that run. medium-expert: half of each.
-    medium-replay: all that the medium run had in its replay buffer when it ended."""
+    medium-replay: all that the medium run had in its replay buffer when it ended. merged: the episodes of
+    --datasets, one file after another."""
     task: str | None = None
-    """Needed for random alone; the runs know theirs."""
+    """Needed for random and merged alone; the runs know theirs."""
+    datasets: tuple[str, ...] = ()
+    """The files to merge, in any format that experiments/d4rl.py reads; actions in the task's own bounds."""
     expert: Path | None = None
     """Folder of the expert's run; its best policy is rolled out."""
     medium: Path | None = None
@@ -78,8 +83,9 @@ class Settings:
     """Name of the Minari dataset to write, "namespace/name-v0", in $MINARI_DATASETS_PATH."""
 
     def __post_init__(self) -> None:
-        needs = {"random": ["task"], "medium-replay": ["medium"]}.get(self.kind, self.kind.split("-"))
-        missing = [f"--{name}" for name in needs if getattr(self, name) is None]
+        special = {"random": ["task"], "merged": ["task", "datasets"], "medium-replay": ["medium"]}
+        needs = special.get(self.kind, self.kind.split("-"))
+        missing = [f"--{name}" for name in needs if not getattr(self, name)]
         if missing:
             raise UserError(f"{self.kind} needs {' and '.join(missing)}")
         if self.output is None and self.minari is None:
@@ -198,7 +204,8 @@ def sources(settings: Settings) -> list[dict[str, Any]]:
         UserError: one is missing or damaged, or they are of different tasks.
     """
     found = []
-    for level in [] if settings.kind == "random" else settings.kind.removesuffix("-replay").split("-"):
+    runless = settings.kind in ("random", "merged")
+    for level in [] if runless else settings.kind.removesuffix("-replay").split("-"):
         run = settings.medium if level == "medium" else settings.expert
         assert run is not None
         found.append(read_run(run, CHECKPOINT if level == "medium" else BEST_POLICY))
@@ -208,8 +215,39 @@ def sources(settings: Settings) -> list[dict[str, Any]]:
     return found
 
 
+def merged(settings: Settings, task: str) -> list[Episode]:
+    """The episodes of `settings.datasets`, which have to be of one task.
+
+    Raises:
+        UserError: a file cannot be read or does not fit the task.
+    """
+    low, high = bounds(task)
+    episodes = []
+    with closing(make_task(task, 1)) as copies:
+        for source in settings.datasets:
+            if task in TASKS:
+                episodes += d4rl.BENCHMARK.load_data(task, source, copies) or []
+                continue
+            episodes += load_episodes(
+                source,
+                state_dim=copies.spaces.state_dim,
+                action_dim=copies.spaces.action_dim,
+                action_low=low,
+                action_high=high,
+                max_episode_steps=mujoco_env.find(task).max_episode_steps,
+            )
+    return episodes
+
+
+def bounds(task: str) -> tuple[FloatArray | float, FloatArray | float]:
+    """What -1 and 1 stand for in the files of a task; D4RL's are in [-1, 1] already."""
+    return (-1.0, 1.0) if task in TASKS else mujoco_env.action_bounds(task)
+
+
 def record(settings: Settings, checkpoints: list[dict[str, Any]], task: str) -> list[Episode]:
     """The episodes of this kind of data."""
+    if settings.kind == "merged":
+        return merged(settings, task)
     if settings.kind == "random":
         with closing(make_task(task, settings.num_envs)) as copies:
             generator = np.random.default_rng(settings.seed)
@@ -251,10 +289,10 @@ def main() -> int:
         check_minari_name(settings.minari)
     checkpoints = sources(settings)
     task = checkpoints[0]["task"] if checkpoints else str(settings.task)
-    agents = "+".join(sorted({checkpoint["agent_name"] for checkpoint in checkpoints})) or "random"
+    agents = "+".join(sorted({checkpoint["agent_name"] for checkpoint in checkpoints})) or settings.kind
     episodes = record(settings, checkpoints, task)
     print(summary(episodes, normalized_score=None))
-    low, high = mujoco_env.action_bounds(task) if task not in TASKS else (-1.0, 1.0)
+    low, high = bounds(task)
     about = {"algorithm_name": agents, "description": f"{settings.kind} data of {task}"}
     if settings.output is not None:
         metadata = {"task": task, "kind": settings.kind, "seed": settings.seed, **about}

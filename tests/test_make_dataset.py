@@ -114,6 +114,24 @@ def test_medium_expert_is_half_of_each_and_written_in_both_formats(
     np.testing.assert_allclose(first.actions, 3 * ours[0].action, atol=1e-5)
 
 
+@pytest.mark.parametrize("task", [TASK, "hopper-medium-v2"])
+def test_merged_is_one_file_after_another(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, both = (str(tmp_path / f"{name}.hdf5") for name in ("first", "second", "both"))
+    for seed, path in (("1", first), ("2", second)):
+        make(monkeypatch, "random", "--task", task, "--steps", "30", "--seed", seed, "--output", path)
+    make(monkeypatch, "merged", "--task", task, "--datasets", first, second, "--output", both)
+    parts = [*load_episodes(first), *load_episodes(second)]
+    whole = load_episodes(both)
+    assert len(whole) == len(parts)
+    for ours, theirs in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(ours.obs["state"], theirs.obs["state"])
+        np.testing.assert_allclose(ours.action, theirs.action, atol=1e-6)
+        assert ours.terminated == theirs.terminated
+    other = "hopper-medium-v2" if task == TASK else "halfcheetah-medium-v2"
+    with pytest.raises(UserError, match="expected"):
+        make(monkeypatch, "merged", "--task", other, "--datasets", first, "--output", both)
+
+
 def test_nothing_is_recorded_in_vain(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(make_dataset, "record", lambda *_: pytest.fail("recorded"))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
@@ -129,6 +147,7 @@ def test_nothing_is_recorded_in_vain(run_dir: Path, tmp_path: Path, monkeypatch:
         (["expert", "--output", "x"], "expert needs --expert"),
         (["medium-expert", "--output", "x"], "needs --medium and --expert"),
         (["random", "--task", TASK], "nothing to write"),
+        (["merged", "--task", TASK, "--output", "x"], "merged needs --datasets"),
         (["expert", "--expert", "nowhere", "--output", "x"], "no checkpoint at nowhere"),
         (["random", "--task", "Hoper-v4", "--output", "x"], "Hopper-v5"),
     ],
