@@ -126,7 +126,7 @@ def time_loop(trainer: Trainer, iterations: int) -> float:
     blocks = []
     with tempfile.TemporaryDirectory() as folder, Logger(Path(folder)) as logger, Progress(1, "") as progress:
         trainer.logger, trainer.progress, trainer.run_dir = logger, progress, Path(folder)
-        trainer.clock, trainer.clock_counters = time.monotonic(), (0, 0)
+        trainer.start_clock()
         while trainer.counters.online_updates < 50:  # warm-up steps, first updates, graph capture
             trainer._iterate()
         for _ in range(3):

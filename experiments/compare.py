@@ -3,6 +3,7 @@
 python experiments/compare.py results/mujoco results/runs/mujoco/HalfCheetah-v5 results/runs/mujoco/Hopper-v5
 
 Runs whose settings differ are told apart by them, so a sweep is compared like any other set of runs.
+`--minutes M` adds what each had reached after M minutes of training, to compare at equal wall-clock time.
 
 Writes into the first folder: `curves.csv` (every evaluation of every seed), `runs.json` (each run's command,
 commit, versions and hardware), `README.md` (the table) and one plot per task.
@@ -49,6 +50,7 @@ class Run:
         label: the agent, and the settings by which its runs differ.
         settings: by flat name, without the incidental ones.
         evaluations: a step's eval/* values.
+        training_s: seconds of training by step, evaluations left out; empty where it was not logged.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class Run:
     info: dict[str, Any]
     settings: dict[str, Any]
     evaluations: dict[int, dict[str, float]]
+    training_s: dict[int, float]
 
     def curve(self, tag: str) -> dict[int, float]:
         """The values of one tag by step."""
@@ -68,6 +71,12 @@ class Run:
         """The mean over the last tenth of the evaluations."""
         values = list(self.curve(tag).values())
         return statistics.mean(values[-max(1, round(FINAL_SHARE * len(values))) :])
+
+    def after(self, minutes: float, tag: str) -> float | None:
+        """The value at the last evaluation within so much training; None if there is none."""
+        reached = [step for step, seconds in self.training_s.items() if seconds <= 60 * minutes]
+        known = [value for step, value in self.curve(tag).items() if reached and step <= max(reached)]
+        return known[-1] if known else None
 
 
 def read_run(folder: Path) -> Run:
@@ -80,16 +89,18 @@ def read_run(folder: Path) -> Run:
         config = yaml.safe_load((folder / CONFIG_FILE).read_text())
         info = json.loads((folder / INFO_FILE).read_text())
         evaluations: dict[int, dict[str, float]] = defaultdict(dict)
+        training_s = {}
         with (folder / METRICS_FILE).open() as file:
             for row in csv.DictReader(file):
                 # A run that was killed may have left half a line.
                 if (row["tag"] or "").startswith("eval/") and row["value"]:
                     evaluations[int(row["step"])][row["tag"]] = float(row["value"])
+                elif row["tag"] == "time/training_s" and row["value"]:
+                    training_s[int(row["step"])] = float(row["value"])
         agent = config["agent_name"]
         settings = {key: value for key, value in flatten_config(config).items() if key not in INCIDENTAL}
-        return Run(
-            folder, config["task"], agent, agent, int(config["seed"]), info, settings, dict(evaluations)
-        )
+        seed = int(config["seed"])
+        return Run(folder, config["task"], agent, agent, seed, info, settings, dict(evaluations), training_s)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not a complete run folder: {error}") from error
 
@@ -144,11 +155,18 @@ def mean_and_spread(values: list[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):,.1f}" if len(values) > 1 else mean
 
 
-def table(runs: list[Run]) -> str:
-    """The comparison in Markdown: final and best returns, mean and deviation over seeds."""
+def table(runs: list[Run], minutes: float | None = None) -> str:
+    """The comparison in Markdown: final and best returns, mean and deviation over seeds.
+
+    Args:
+        runs: what to compare.
+        minutes: also what each had reached after so much training.
+    """
     scored = any(run.curve("eval/normalized_score") for run in runs)
     header = ["task", "agent", "seeds", "steps", "final return", "best evaluation"]
     header += ["normalised score"] if scored else []
+    header += ["minutes of training"] if any(run.training_s for run in runs) else []
+    header += [f"return after {minutes:g} minutes"] if minutes is not None else []
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for (task, label), members in group(runs).items():
         cells = [task, label, ", ".join(str(run.seed) for run in members)]
@@ -160,13 +178,20 @@ def table(runs: list[Run]) -> str:
             cells.append(
                 mean_and_spread([run.final("eval/normalized_score") for run in known]) if known else ""
             )
+        times = [max(run.training_s.values()) / 60 for run in members if run.training_s]
+        if any(run.training_s for run in runs):
+            cells.append(mean_and_spread(times) if times else "")
+        if minutes is not None:
+            reached = [run.after(minutes, "eval/return") for run in members]
+            values = [value for value in reached if value is not None]
+            cells.append(mean_and_spread(values) if values else "")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def report(runs: list[Run], title: str) -> str:
+def report(runs: list[Run], title: str, minutes: float | None) -> str:
     """README.md: the table, and every command with its commit and hardware."""
-    lines = [f"# {title}", "", table(runs), ""]
+    lines = [f"# {title}", "", table(runs, minutes), ""]
     lines += [
         "Final return: mean of the last tenth of the evaluations. ±: standard deviation over seeds.",
         "",
@@ -223,22 +248,27 @@ def plot(task: str, runs: list[Run], path: Path) -> None:
     plt.close(figure)
 
 
-def main(output: tyro.conf.Positional[Path], runs: tyro.conf.Positional[tuple[Path, ...]]) -> int:
+def main(
+    output: tyro.conf.Positional[Path],
+    runs: tyro.conf.Positional[tuple[Path, ...]],
+    minutes: float | None = None,
+) -> int:
     """Gather runs into curves, a table and plots.
 
     Args:
         output: folder to write to, e.g. results/mujoco.
         runs: folders with runs in them.
+        minutes: also compare what was reached after so much training, evaluations not counted.
     """
     found = find_runs(runs)
     write_curves(found, output / "curves.csv")
     folders = {f"{run.task}/{run.label}/{run.folder.name}": run.info for run in found}
     atomic_write(output / "runs.json", json.dumps(folders, indent=2) + "\n")
-    atomic_write(output / "README.md", report(found, output.name))
+    atomic_write(output / "README.md", report(found, output.name, minutes))
     for task in sorted({run.task for run in found}):
         name = task.replace("/", "-").replace(":", "-")
         plot(task, [run for run in found if run.task == task], output / f"{name}.png")
-    print(table(found))
+    print(table(found, minutes))
     return 0
 
 

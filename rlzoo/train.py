@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,8 @@ class Counters:
     next_eval: int = 0
     next_checkpoint: int = 0
     best_return: float = -math.inf
+    # Seconds of training, without evaluations and checkpoints of policies; no part of what a run computes.
+    training_s: float = field(default=0.0, compare=False)
 
     @property
     def step(self) -> int:
@@ -190,7 +192,7 @@ class Trainer:
                 is then as it was.
         """
         self.logger, self.progress, self.run_dir = logger, progress, run_dir
-        self.clock, self.clock_counters = time.monotonic(), (self.counters.env_steps, self.counters.updates)
+        self.start_clock()
         first_step = self.counters.step
         while self.counters.offline_updates < self.config.offline_steps and self._goes_on(stop):
             self._update()
@@ -205,6 +207,11 @@ class Trainer:
         # After the checkpoint: a longer run has no evaluation here, and a resumed one must equal it.
         if not stop.requested and not self.evaluated:
             self._evaluate()
+
+    def start_clock(self) -> None:
+        """Begin to measure time, or go on where a resumed run's checkpoint was written."""
+        self.clock, self.clock_counters = time.monotonic(), (self.counters.env_steps, self.counters.updates)
+        self.began = self.clock - self.counters.training_s  # had all of it been training without a pause
 
     @property
     def evaluated(self) -> bool:
@@ -336,6 +343,7 @@ class Trainer:
         values["time/env_steps_per_s"] = (counts[0] - self.clock_counters[0]) / seconds
         values["time/updates_per_s"] = (counts[1] - self.clock_counters[1]) / seconds
         self.clock, self.clock_counters = now, counts
+        values["time/training_s"] = self.counters.training_s = now - self.began
         self.logger.log(self.counters.step, values)
         self.progress.update(self.counters.step, self.counters.updates, **values)
 
@@ -386,7 +394,9 @@ class Trainer:
             self.counters.best_return = values["eval/return"]
             self._check_weights()
             self._save(BEST_POLICY, {"agent": self.agent.state_dict(), "step": step})
-        self.clock += time.monotonic() - started
+        pause = time.monotonic() - started
+        self.clock += pause
+        self.began += pause
 
     def _score(self, result: Evaluation) -> dict[str, float]:
         values = result.values()
@@ -401,6 +411,7 @@ class Trainer:
         self._read_metrics()
         self._check_weights()
         self.logger.flush()
+        self.counters.training_s = time.monotonic() - self.began
         self._save(CHECKPOINT, {"trainer": self.state_dict()})
 
     def _save(self, name: str, content: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from envs.d4rl_tasks import normalized_score
 from envs.rendering import rendering_backend
 from experiments import quickstart
 from experiments.common import Benchmark, default_experiment, main, resume_hint
-from experiments.compare import find_runs, shortest_names
+from experiments.compare import Run, find_runs, shortest_names, table
 from experiments.presets import AGENTS, MUJOCO_TASKS, d4rl_preset
 from rlzoo.checkpoint import load_checkpoint
 from rlzoo.demo_writers import write_d4rl
@@ -263,6 +263,19 @@ def test_compare_tells_runs_of_different_settings_apart(tmp_path: Path) -> None:
         run_in_process("sac", tmp_path, "--steps", "60", "--agent.actor-lr", rate, "--threads", "1")
     labels = [run.label for run in find_runs([tmp_path])]
     assert labels == ["sac actor_lr=0.001", "sac actor_lr=0.01"]
+
+
+def test_compare_at_equal_training_time() -> None:
+    curve = {step: {"eval/return": float(step)} for step in (100, 200, 300)}
+    make = lambda agent, pace: Run(  # noqa: E731
+        Path(agent), "task", agent, agent, 1, {}, {}, curve, {step: pace * step for step in range(0, 301, 50)}
+    )
+    fast, slow = make("fast", 0.1), make("slow", 1.0)
+    assert [run.after(2.0, "eval/return") for run in (fast, slow)] == [300.0, 100.0]
+    assert slow.after(1.0, "eval/return") is None  # nothing was evaluated within a minute
+    header, _, *lines = table([fast, slow], minutes=2.0).splitlines()
+    assert header.endswith("| minutes of training | return after 2 minutes |")
+    assert [line.split("| ")[-2:] for line in lines] == [["0.5 ", "300.0 |"], ["5.0 ", "100.0 |"]]
 
 
 def test_compare_names_values_as_shortly_as_tells_them_apart() -> None:

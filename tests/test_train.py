@@ -326,6 +326,7 @@ def test_a_finished_run_that_is_prolonged_equals_a_longer_one(tmp_path: Path, mi
         prolonged.run(logger, progress, StopSignal(), tmp_path / "prolonged")
     assert rows(tmp_path / "prolonged") == rows(tmp_path / "straight")
     assert prolonged.counters == straight.counters
+    assert prolonged.counters.training_s > short.counters.training_s > 0  # both sessions' time
 
 
 class StopAt(StopSignal):
