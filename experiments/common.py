@@ -18,9 +18,12 @@ import tyro
 import yaml
 from rich.console import Console
 
+from algos.bc import BCConfig
+from algos.cqn import CQNConfig
 from experiments.data import Data, DataConfig, make_buffers, prepare
 from experiments.presets import AGENTS
 from rlzoo.checkpoint import load_checkpoint
+from rlzoo.demos import discounted_returns
 from rlzoo.errors import UserError
 from rlzoo.evaluate import EVALUATION_TAGS
 from rlzoo.logger import Logger
@@ -238,7 +241,7 @@ def run(
         torch.set_num_threads(experiment.threads)
     checkpoint = None if resume is None else _load_checkpoint(resume, name, experiment)
     with ExitStack() as stack:
-        stop = stack.enter_context(StopSignal())
+        stop = stack.enter_context(StopSignal(at_once=True))
         benchmark, experiment = benchmark.configure(benchmark, experiment, checkpoint)
         trainer = _build(benchmark, name, experiment, device, checkpoint, stack)
         run_dir = resume or create_run_dir(
@@ -266,6 +269,7 @@ def _build(
     data = _data(benchmark, experiment, task, score, checkpoint)
     if data.scaling is not None:
         task, eval_task = StandardizedTask(task, data.scaling), StandardizedTask(eval_task, data.scaling)
+    _check_imitation(experiment, data, resumed=checkpoint is not None)
     torch.manual_seed(experiment.seed)
     agent = AGENTS[name].make(task.spaces, experiment.agent, device)
     saved = None if checkpoint is None else checkpoint["trainer"]
@@ -337,7 +341,39 @@ def _data(
         if loop_settings(experiment).offline_steps:
             raise UserError("offline training needs data: give --dataset FILE")
         return Data()
+    _warn_of_returns(experiment, episodes)
     return prepare(episodes, experiment.data, seed=experiment.seed, normalized_score=score, note=print)
+
+
+def _check_imitation(experiment: Experiment[Any, Any], data: Data, *, resumed: bool) -> None:
+    """See that an agent which only imitates has something to imitate.
+
+    Raises:
+        UserError: there are demonstrations, but none in a batch.
+    """
+    agent, config = experiment.agent, experiment.train
+    if not isinstance(agent, BCConfig) or agent.demo_rows != "demos" or resumed:
+        return
+    if not data.demos:
+        print("warning: bc imitates demonstrations, and there are none: it will learn nothing")
+    elif round(config.batch_size * config.demo_fraction) == 0:
+        raise UserError(
+            f"bc imitates the demonstrations in a batch, and --demo-fraction {config.demo_fraction:g} of "
+            f"--batch-size {config.batch_size} is none"
+        )
+
+
+def _warn_of_returns(experiment: Experiment[Any, Any], episodes: Sequence[Episode]) -> None:
+    """Say so if an agent that learns returns within fixed bounds meets data beyond them."""
+    agent = experiment.agent
+    if not isinstance(agent, CQNConfig) or agent.atoms == 1:
+        return
+    low, high = discounted_returns(episodes, experiment.train.discount)
+    if low < agent.v_min or high > agent.v_max:
+        print(
+            f"warning: the data's discounted returns span {low:,.1f} to {high:,.1f}, CQN's atoms "
+            f"{agent.v_min:g} to {agent.v_max:g}: what lies beyond is cut (--agent.v-min, --agent.v-max)"
+        )
 
 
 def _train(
@@ -370,6 +406,7 @@ def _train(
         logger.hparams(flatten_config(config))
         progress.note(f"run folder {run_dir}")
         progress.note(f"replay buffer {trainer.replay.describe()}; training on {trainer.device}")
+        stop.defer()
         trainer.run(logger, progress, stop, run_dir)
         if trainer.evaluations and not stop.requested:
             last = trainer.evaluations[-1]

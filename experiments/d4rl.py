@@ -48,6 +48,11 @@ def _score(task: str) -> Callable[[float], float]:
     return lambda mean_return: float(d4rl_tasks.normalized_score(task, mean_return))
 
 
+def _remark(task: str) -> str:
+    family = d4rl_tasks.find(task).family
+    return f"compare with published scores with care ({family.name}): {family.differences}"
+
+
 BENCHMARK = Benchmark(
     name="d4rl",
     script="experiments/d4rl.py",
@@ -56,6 +61,7 @@ BENCHMARK = Benchmark(
     preset=_preset,
     load_data=_load,
     normalized_score=_score,
+    remark=_remark,
 )
 
 if __name__ == "__main__":

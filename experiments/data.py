@@ -59,13 +59,16 @@ def prepare(
     Raises:
         UserError: if nothing is selected.
     """
-    demos = select_episodes(
-        episodes,
-        percentile=config.demo_percentile,
-        ratio=config.demo_ratio,
-        count=config.demo_count,
-        seed=seed,
-    )
+    try:
+        demos = select_episodes(
+            episodes,
+            percentile=config.demo_percentile,
+            ratio=config.demo_ratio,
+            count=config.demo_count,
+            seed=seed,
+        )
+    except UserError as error:
+        raise UserError(f"{config.dataset or 'dataset'}: {error}") from error
     note("dataset\n" + summary(episodes, normalized_score=normalized_score))
     if len(demos) < len(episodes):
         note("demonstrations\n" + summary(demos, normalized_score=normalized_score, selected_from=episodes))
@@ -73,7 +76,9 @@ def prepare(
     if not config.standardize:
         return Data(replay, demos)
     scaling = ObservationScaling(*observation_statistics(episodes))
-    return Data(scaling.scale_episodes(replay), scaling.scale_episodes(demos), scaling)
+    scaled = scaling.scale_episodes(episodes)
+    by_id = {id(episode): copy for episode, copy in zip(episodes, scaled, strict=True)}
+    return Data(scaled if config.seed_replay else (), [by_id[id(episode)] for episode in demos], scaling)
 
 
 def rows_of(episodes: Sequence[Episode]) -> int:

@@ -39,6 +39,7 @@ from rlzoo.demo_writers import check_minari_name, write_d4rl, write_minari
 from rlzoo.demos import load_episodes, summary
 from rlzoo.errors import UserError
 from rlzoo.evaluate import policy_action
+from rlzoo.files import check_writable
 from rlzoo.main import resolve_device, run_main
 from rlzoo.normalize import ObservationScaling
 from rlzoo.replay import ReplayBuffer
@@ -59,7 +60,7 @@ class Settings:
     medium-replay: all that the medium run had in its replay buffer when it ended. merged: the episodes of
     --datasets, one file after another."""
     task: str | None = None
-    """Needed for random and merged alone; the runs know theirs."""
+    """Needed for random and merged alone; the runs know theirs, and another is refused."""
     datasets: tuple[str, ...] = ()
     """The files to merge, in any format that experiments/d4rl.py reads; actions in the task's own bounds."""
     expert: Path | None = None
@@ -212,6 +213,8 @@ def sources(settings: Settings) -> list[dict[str, Any]]:
     tasks = sorted({checkpoint["task"] for checkpoint in found})
     if len(tasks) > 1:
         raise UserError(f"the runs are of different tasks: {', '.join(tasks)}")
+    if tasks and settings.task not in (None, tasks[0]):
+        raise UserError(f"--task is {settings.task}, but the run is of {tasks[0]}")
     return found
 
 
@@ -287,6 +290,8 @@ def main() -> int:
     settings = tyro.cli(Settings, description=__doc__)
     if settings.minari is not None:
         check_minari_name(settings.minari)
+    if settings.output is not None:
+        check_writable(settings.output)
     checkpoints = sources(settings)
     task = checkpoints[0]["task"] if checkpoints else str(settings.task)
     agents = "+".join(sorted({checkpoint["agent_name"] for checkpoint in checkpoints})) or settings.kind

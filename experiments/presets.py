@@ -172,6 +172,20 @@ ARSQ_D4RL: dict[str, dict[str, Any]] = {
     "walker2d-medium-expert": _arsq(1, 41, 0.01, "cql", 10.0, 0.0),
 }
 
+# Ours: the range of discounted returns (gamma 0.99) that CQN's atoms express, where its default of 0 to 400
+# is too narrow: beyond what D4RL's reference expert collects, were its return spread evenly over the episode,
+# and below 0 where rewards can be negative. A run says so when its data go beyond.
+CQN_RETURNS = {
+    "halfcheetah": (-100.0, 1_500.0),
+    "hopper": (-10.0, 450.0),
+    "walker2d": (-50.0, 600.0),
+    "ant": (-200.0, 800.0),
+    "pen": (-50.0, 2_500.0),
+    "door": (-50.0, 1_500.0),
+    "hammer": (-150.0, 7_000.0),
+    "relocate": (-50.0, 2_200.0),
+}
+
 # Agents without a demonstration loss take half of each batch from the demonstrations on D4RL, from the first
 # step on, and one environment, so that curves are comparable step by step.
 _D4RL_OFF_POLICY = {"steps": 500_000, "num_envs": 1, "utd": 1.0, "warmup_steps": 0, "eval_every": 10_000}
@@ -182,9 +196,9 @@ def d4rl_preset(agent: str, task: str) -> dict[str, Any]:
     if agent == "arsq":
         name, _, _version = task.rpartition("-v")
         return ARSQ_D4RL.get(name, {})
-    if agent == "cqn" and task.startswith("halfcheetah"):
-        # Ours: the discounted return of an expert is about 1,100 here, beyond the default atoms.
-        return {"agent.v_max": 1_500.0}
+    if agent == "cqn":
+        low, high = CQN_RETURNS.get(task.partition("-")[0], (CQNConfig.v_min, CQNConfig.v_max))
+        return {"agent.v_min": low, "agent.v_max": high}
     return _D4RL_OFF_POLICY if agent in ("dsac-t", "sac", "td3") else {}
 
 

@@ -83,7 +83,8 @@ def comparison(task: str, episodes: Sequence[Episode], runs: Sequence[Run]) -> T
                   f"{returns.max():,.0f}", score(returns.max()))  # fmt: skip
     for found in runs:
         values = list(found.curve("eval/return").values())
-        table.add_row(found.agent, "10", f"{values[-1]:,.0f}", score(values[-1]),
+        episodes_each = str(found.settings["train.eval_episodes"])
+        table.add_row(found.agent, episodes_each, f"{values[-1]:,.0f}", score(values[-1]),
                       f"{max(values):,.0f}", score(max(values)))  # fmt: skip
     return table
 

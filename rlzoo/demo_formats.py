@@ -149,8 +149,9 @@ def read_pickle(path: Path, expected: Expected) -> list[Episode]:
     """Read Adroit's demonstrations: a pickled list of dictionaries, one per episode.
 
     Keys: observations [T, S], actions [T, A], rewards [T]; `terminated`, where present, says whether the
-    episode ended in a terminal state. The observation after the last action is not recorded, so the last
-    step is dropped unless it is terminal (see `read_d4rl`). Nothing in the file is executed.
+    episode ended in a terminal state, as one flag or one a step. The observation after the last action is
+    not recorded, so the last step is dropped unless it is terminal (see `read_d4rl`). Nothing in the file is
+    executed.
 
     Raises:
         UserError: no such list, or as in `read_d4rl`.
@@ -159,6 +160,7 @@ def read_pickle(path: Path, expected: Expected) -> list[Episode]:
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise UserError(f"{path}: holds a {type(records).__name__}, expected a list of dictionaries")
     episodes: list[Episode] = []
+    unread = path.stat().st_size  # values: each takes a byte or more, unless episodes are listed repeatedly
     for index, record in enumerate(records):
         name = f"[{index}]"
         states = _pickled(record, path, name, "observations", 2, expected.state_dim, None)
@@ -166,8 +168,11 @@ def read_pickle(path: Path, expected: Expected) -> list[Episode]:
         actions = _pickled(record, path, name, "actions", 2, expected.action_dim, steps)
         rewards = _pickled(record, path, name, "rewards", 1, None, steps)
         expected.scale_actions(path, actions)
+        unread -= states.size + actions.size + steps
+        if unread < 0:
+            raise UserError(f"{path}: up to {name} there are more values than the file has bytes")
         terminals = np.zeros(steps, np.bool_)
-        terminals[-1] = bool(np.all(record.get("terminated", False)))
+        terminals[-1] = _ended_terminally(record, path, name)
         ends = np.zeros(steps, np.bool_)
         ends[-1] = True
         states = _insert_rows(states, after=np.flatnonzero(terminals))
@@ -292,6 +297,16 @@ def _minari_observations(
         check_finite(path, key, states, 0)
         return states
     return read_matrix(get_matrix(file, path, key, expected.state_dim, steps + 1), path)
+
+
+def _ended_terminally(record: Mapping[str, Any], path: Path, name: str) -> bool:
+    """The last of the record's `terminated` flags; False where it has none."""
+    value = record.get("terminated", False)
+    if isinstance(value, (bool, int, np.generic, np.ndarray)):
+        flags = np.asarray(value).ravel()
+        if len(flags) and flags.dtype.kind in "biuf" and np.isin(flags, (0, 1)).all():
+            return bool(flags[-1])
+    raise UserError(f"{path}: key {name + 'terminated'!r} is no flag, expected True or False (or one a step)")
 
 
 def _pickled(

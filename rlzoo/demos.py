@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import h5py
@@ -125,7 +126,10 @@ def select_episodes(
         UserError: an argument out of its range, an empty selection, fewer than `count` episodes.
     """
     if not 0 <= percentile <= 100 or not 0 < ratio <= 100:
-        raise UserError(f"demo percentile {percentile} and ratio {ratio}: expected 0..100 and above 0..100")
+        raise UserError(
+            f"demo percentile {percentile:g} and ratio {ratio:g}: expected a percentile from 0 to 100 and a "
+            "ratio above 0, up to 100"
+        )
     middle = min(max(percentile, ratio / 2), 100 - ratio / 2)
     order = np.argsort([episode.episode_return for episode in episodes], kind="stable")
     lengths = np.array([len(episode) for episode in episodes], np.float64)[order]
@@ -134,16 +138,34 @@ def select_episodes(
     )  # of the middle step, per cent
     inside = (position >= middle - ratio / 2) & (position < middle + ratio / 2)
     chosen = np.sort(order[inside])
+    if len(chosen) == 0:
+        raise UserError(
+            f"demo percentile {percentile:g} and ratio {ratio:g} select none of {len(episodes)} episodes; "
+            "expected at least one: raise the ratio"
+        )
     if count is not None:
         if not 0 < count <= len(chosen):
             raise UserError(f"{count} episodes asked for, expected 1 to the {len(chosen)} selected by return")
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, count, replace=False))
-    if len(chosen) == 0:
-        raise UserError(
-            f"demo percentile {percentile} and ratio {ratio} select none of {len(episodes)} episodes; "
-            "expected at least one: raise the ratio"
-        )
     return [episodes[index] for index in chosen]
+
+
+def discounted_returns(episodes: Sequence[Episode], discount: float) -> tuple[float, float]:
+    """The smallest and the largest discounted return from any step of the data to its episode's end.
+
+    What a learner of these data has to be able to express, as far as they reach.
+
+    Args:
+        episodes: the data, at least one step.
+        discount: gamma.
+    """
+
+    def step(later: float, reward: float) -> float:
+        return reward + discount * later
+
+    rewards = (reversed(episode.reward.tolist()) for episode in episodes)
+    returns = [value for backwards in rewards for value in accumulate(backwards, step)]
+    return min(returns), max(returns)
 
 
 def observation_statistics(

@@ -57,6 +57,24 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """See whether a file could be written at `path`, before hours go into what it is to hold.
+
+    Raises:
+        UserError: there is a folder of that name, or nothing can be written beside it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    with contextlib.suppress(_Tried), atomic_path(path) as temporary:
+        temporary.touch()
+        raise _Tried
+
+
+class _Tried(Exception):  # noqa: N818
+    """Leaves `atomic_path` without moving anything into place."""
+
+
 def cannot_write(path: str | os.PathLike[str], error: OSError) -> UserError:
     """The one-line error for a file or folder that could not be written."""
     lines = (error.strerror or str(error)).splitlines()

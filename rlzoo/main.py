@@ -51,6 +51,9 @@ def run_main(function: Callable[[], int | None]) -> None:
 class StopSignal:
     """Turns the first SIGINT or SIGTERM within the context into a request; the second interrupts at once.
 
+    With `at_once` the first does too, until `defer` is called: before training there is nothing to save, and
+    a download may take an hour.
+
     The loop looks at `requested` after each step, writes a checkpoint and leaves; the script then returns
     `exit_code`. Signals reach only the main thread of a program: in another this does nothing.
 
@@ -58,10 +61,15 @@ class StopSignal:
     checkpoint. Those forked within the context do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: bool = False) -> None:
         self.requested: signal.Signals | None = None
+        self._at_once = at_once
         self._process = os.getpid()
         self._previous: dict[signal.Signals, Any] = {}
+
+    def defer(self) -> None:
+        """From now on the first signal is a request."""
+        self._at_once = False
 
     @property
     def exit_code(self) -> int:
@@ -85,6 +93,9 @@ class StopSignal:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             _handle_in_worker(number)
+        elif self._at_once:
+            _write_stderr("interrupted")
+            sys.exit(128 + number)
         elif self.requested is not None:
             raise KeyboardInterrupt
         else:

@@ -9,6 +9,10 @@ layers keep them data:
 2. every name the pickle asks for is looked up in the small table below, never imported;
 3. what stands behind those names is not NumPy's own (un)pickling code but a stand-in that checks shape,
    type and size and then makes one view of the bytes.
+
+A few bytes can also describe something exponentially large: a pair of a pair of a pair, each of them the same
+object twice. Nothing here (and nothing that is handed out) may therefore take long to hash, print or copy:
+dictionary keys are no tuples, messages name types, and what a value comes to when written out is limited.
 """
 
 from __future__ import annotations
@@ -28,9 +32,13 @@ import numpy as np
 from rlzoo.errors import UserError
 from rlzoo.types import Array
 
-# Objects from outside the file, classes with arguments of their own, sets: nothing that our data needs.
-_REFUSED = """PERSID BINPERSID EXT1 EXT2 EXT4 INST OBJ NEWOBJ_EX
+# Objects from outside the file, classes with arguments of their own, sets, copies of the topmost value (which
+# no pickler writes): nothing that our data needs.
+_REFUSED = """PERSID BINPERSID EXT1 EXT2 EXT4 INST OBJ NEWOBJ_EX DUP
     NEXT_BUFFER READONLY_BUFFER EMPTY_SET ADDITEMS FROZENSET"""
+# How many values the contents may come to when shared ones are counted as often as they occur, if that is
+# more than the file has bytes; a file that shares nothing has fewer than one a byte.
+_LEAST_VALUES = 1_000_000
 _OPCODES = {
     ord(opcode.code): opcode
     for opcode in pickletools.opcodes
@@ -82,7 +90,7 @@ def load_pickle(path: str | os.PathLike[str], *, records: Collection[str] = ()) 
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     try:
         _check_opcodes(data)
-        return _resolve(_Unpickler(data, records).load(), {})
+        return _Resolver(max(len(data), _LEAST_VALUES))(_Unpickler(data, records).load())
     except Exception as error:
         # The pickle machine raises whatever the bytes lead it to: there is no shorter list of types.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -92,21 +100,89 @@ def load_pickle(path: str | os.PathLike[str], *, records: Collection[str] = ()) 
 def _check_opcodes(data: bytes) -> None:
     """Walk the opcodes without building anything; raises UnpicklingError at the first that is not allowed."""
     position = count = 0
+    stack = _Stack()
     while position < len(data):
         opcode = _OPCODES.get(data[position])
         if opcode is None:
             raise pickle.UnpicklingError(f"opcode {data[position]:#x} at byte {position} is not allowed")
         start, position = _argument(data, position + 1, opcode)
         count += 1
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            # The unpickler's memo is an array as long as its largest index: four bytes could ask for 64 GB.
-            text = data[start:position]
-            index = int(text) if opcode.name == "PUT" else int.from_bytes(text, "little")
-            if index > count:
-                raise pickle.UnpicklingError(f"memo index {index} at byte {start} is out of range")
+        index = _memo_index(opcode.name, data[start:position])
+        # The unpickler's memo is an array as long as its largest index: four bytes could ask for 64 GB.
+        if index > count:
+            raise pickle.UnpicklingError(f"memo index {index} at byte {start} is out of range")
+        stack.follow(opcode, index)
         if opcode.name == "STOP":
             return
     raise pickle.UnpicklingError("the pickle is truncated")
+
+
+def _memo_index(name: str, argument: bytes) -> int:
+    """The index into the memo that an opcode names; 0 for those that name none."""
+    if name in ("PUT", "GET"):
+        return int(argument)
+    return int.from_bytes(argument, "little") if name.endswith(("BINPUT", "BINGET")) else 0
+
+
+class _Stack:
+    """What the unpickler's stack will hold, of which only one thing is known: which entries are tuples.
+
+    A tuple as a dictionary's key would be hashed while the pickle is being read, and a nested one takes
+    exponentially long.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[bool] = []  # True: a tuple
+        self.marks: list[int] = []  # how many entries lie below each mark
+        self.memo: dict[int, bool] = {}
+
+    def follow(self, opcode: pickletools.OpcodeInfo, index: int) -> None:
+        """Do what the opcode will do. Raises UnpicklingError where it cannot, or makes a tuple a key."""
+        name = opcode.name
+        if name == "MARK":
+            self.marks.append(len(self.entries))
+        elif name == "POP" and self.marks and self.marks[-1] == len(self.entries):
+            self.marks.pop()
+        elif name == "MEMOIZE":
+            self.memo[len(self.memo)] = self._top()
+        elif name.endswith("PUT"):
+            self.memo[index] = self._top()
+        elif name.endswith("GET"):
+            self.entries.append(self.memo.get(index, False))  # the unpickler refuses what is not there
+        else:
+            popped = self._pop(opcode)
+            keys = popped[-2:-1] if name == "SETITEM" else popped[::2]
+            if name in ("SETITEM", "SETITEMS", "DICT") and any(keys):
+                raise pickle.UnpicklingError("a tuple is a dictionary's key")
+            is_tuple = name.endswith("TUPLE") or name in ("TUPLE1", "TUPLE2", "TUPLE3")
+            self.entries += [is_tuple] * len(opcode.stack_after)
+
+    def _top(self) -> bool:
+        if len(self.entries) <= self._floor():
+            raise pickle.UnpicklingError("the pickle takes more than it has put down")
+        return self.entries[-1]
+
+    def _floor(self) -> int:
+        """The entries that cannot be reached: those below the last mark."""
+        return self.marks[-1] if self.marks else 0
+
+    def _pop(self, opcode: pickletools.OpcodeInfo) -> list[bool]:
+        """Take what the opcode takes; returns what lay above the mark, or all of it where there is none."""
+        taken = opcode.stack_before
+        above: list[bool] | None = None
+        if pickletools.markobject in taken:
+            if not self.marks:
+                raise pickle.UnpicklingError("the pickle goes back to a mark that it has not set")
+            mark = self.marks.pop()
+            above = self.entries[mark:]
+            del self.entries[mark:]
+            taken = taken[: taken.index(pickletools.markobject)]
+        first = len(self.entries) - len(taken)
+        if first < self._floor():
+            raise pickle.UnpicklingError("the pickle takes more than it has put down")
+        below = self.entries[first:]
+        del self.entries[first:]
+        return below if above is None else above
 
 
 def _argument(data: bytes, position: int, opcode: pickletools.OpcodeInfo) -> tuple[int, int]:
@@ -153,7 +229,8 @@ class _DtypeShell:
     def __init__(self, name: object, *_: object) -> None:
         text = name.decode("latin1") if isinstance(name, bytes) else name
         if not isinstance(text, str) or not _NUMERIC.fullmatch(text):
-            raise pickle.UnpicklingError(f"an array of type {text!r} is not an array of plain numbers")
+            shown = repr(text) if isinstance(text, str) else f"a {type(text).__name__}"
+            raise pickle.UnpicklingError(f"an array of type {shown} is not an array of plain numbers")
         self.dtype: np.dtype[Any] = np.dtype(text)
 
     def __setstate__(self, state: object) -> None:
@@ -185,7 +262,7 @@ def _make_array(data: object, dtype: object, shape: object, order: object) -> Ar
         raise pickle.UnpicklingError("the state of an array is malformed")
     sizes = shape if isinstance(shape, tuple) else (shape,)
     if len(sizes) > 8 or not all(type(size) is int and size >= 0 for size in sizes):
-        raise pickle.UnpicklingError(f"{shape!r} is not the shape of an array")
+        raise pickle.UnpicklingError(f"a {type(shape).__name__} of other than sizes is no array's shape")
     if math.prod(sizes) * dtype.dtype.itemsize != len(data):
         raise pickle.UnpicklingError(f"an array of shape {sizes} and type {dtype.dtype} in {len(data)} bytes")
     return np.frombuffer(data, dtype.dtype).reshape(sizes, order="F" if order == "F" else "C")
@@ -195,19 +272,32 @@ def _make_scalar(dtype: object, data: object) -> object:
     return _make_array(data, dtype, (), "C")[()]
 
 
-def _encode(text: object, encoding: object) -> bytes:
-    """What Python 3 writes for bytes in the protocols of Python 2."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("bytes in an encoding other than latin1")
-    return text.encode("latin1")
+class _Encoder:
+    """What Python 3 writes for bytes in the protocols of Python 2: latin1 text to be encoded.
+
+    Args:
+        budget: bytes that may be made. Each text stands in the file and becomes bytes once, so a file of
+            that size needs no more; one that asks again and again for the same text does.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+
+    def __call__(self, text: object, encoding: object) -> bytes:
+        if not isinstance(text, str) or encoding != "latin1":
+            raise pickle.UnpicklingError("bytes in an encoding other than latin1")
+        self.budget -= len(text)
+        if self.budget < 0:
+            raise pickle.UnpicklingError("makes more bytes than the file has")
+        return text.encode("latin1")
 
 
-def _functions() -> dict[str, object]:
-    """The names a pickle may ask for. NumPy 2 moved `numpy.core` to `numpy._core`."""
+def _functions(budget: int) -> dict[str, object]:
+    """The names a pickle of `budget` bytes may ask for. NumPy 2 moved `numpy.core` to `numpy._core`."""
     table: dict[str, object] = {
         "numpy.dtype": _Function(_DtypeShell),
         "numpy.ndarray": _Function(_refuse_call),
-        "_codecs.encode": _Function(_encode),
+        "_codecs.encode": _Function(_Encoder(budget)),
         "__builtin__.bytes": _Function(lambda: b""),  # how Python 3 writes empty bytes for Python 2
     }
     for core in ("numpy.core", "numpy._core"):
@@ -227,7 +317,8 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, data: bytes, records: Collection[str]) -> None:
         super().__init__(io.BytesIO(data), encoding="latin1")
         # A fresh class per file: nothing that one pickle does can be seen by the next.
-        self._names = {name: type(name.rsplit(".", 1)[-1], (Record,), {}) for name in records} | _functions()
+        classes = {name: type(name.rsplit(".", 1)[-1], (Record,), {}) for name in records}
+        self._names = classes | _functions(len(data))
 
     def find_class(self, module: str, name: str) -> Any:
         """Look a name up in the table; nothing is imported."""
@@ -242,24 +333,47 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("refers to an object outside the file")
 
 
-def _resolve(value: Any, done: dict[int, Any]) -> Any:
-    """Replace the shells by their arrays, everywhere. `done` lets shared values be visited once."""
-    if id(value) in done:
-        return done[id(value)]
-    resolved = value
-    if isinstance(value, _ArrayShell):
-        if value.array is None:
-            raise pickle.UnpicklingError("an array has no contents")
-        resolved = value.array
-    elif isinstance(value, (_Function, _DtypeShell, type)):
-        raise pickle.UnpicklingError("a function, type or dtype stands where a value should")
-    elif isinstance(value, Record):
-        value.fields = _resolve(getattr(value, "fields", {}), done)
-    elif isinstance(value, list):
-        resolved = [_resolve(item, done) for item in value]
-    elif isinstance(value, tuple):
-        resolved = tuple(_resolve(item, done) for item in value)
-    elif isinstance(value, dict):
-        resolved = {key: _resolve(item, done) for key, item in value.items()}
-    done[id(value)] = resolved
-    return resolved
+class _Resolver:
+    """Replaces the shells by their arrays, everywhere, and limits what all of it comes to.
+
+    Shared values are visited once and counted as often as they occur.
+
+    Args:
+        limit: how many values the contents may come to.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._done: dict[int, tuple[Any, int]] = {}  # by id: what a value is replaced by, and its count
+
+    def __call__(self, value: Any) -> Any:
+        """`value` with arrays for shells; raises UnpicklingError where it is malformed or too large."""
+        return self._resolve(value)[0]
+
+    def _resolve(self, value: Any) -> tuple[Any, int]:
+        if id(value) not in self._done:
+            resolved, parts = self._replace(value)
+            if parts >= self._limit:
+                raise pickle.UnpicklingError("shares its contents so often that they are too many")
+            self._done[id(value)] = resolved, parts + 1
+        return self._done[id(value)]
+
+    def _replace(self, value: Any) -> tuple[Any, int]:
+        """What stands for `value`, and how many values it holds."""
+        if isinstance(value, _ArrayShell):
+            if value.array is None:
+                raise pickle.UnpicklingError("an array has no contents")
+            return value.array, 0
+        if isinstance(value, (_Function, _DtypeShell, type)):
+            raise pickle.UnpicklingError("a function, type or dtype stands where a value should")
+        if isinstance(value, Record):
+            value.fields, parts = self._resolve(getattr(value, "fields", {}))
+            return value, parts
+        if isinstance(value, (list, tuple)):
+            found = [self._resolve(item) for item in value]
+            items = [item for item, _ in found]
+            return (items if isinstance(value, list) else tuple(items)), sum(count for _, count in found)
+        if isinstance(value, dict):
+            held = {key: self._resolve(item) for key, item in value.items()}
+            return {key: item for key, (item, _) in held.items()}, sum(count for _, count in held.values())
+        return value, 0

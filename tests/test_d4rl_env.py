@@ -77,18 +77,34 @@ def test_dataset_addresses(name, address):
     assert find(name).url == f"{HOST}/{address}"
 
 
-def test_reference_scores():
-    for name, low, high in (
-        ("hopper-medium-v2", -20.272305, 3234.3),
-        ("door-cloned-v1", -56.512833, 2880.5693087298737),
-        ("maze2d-large-v1", 6.7, 273.99),
-        ("kitchen-mixed-v0", 0.0, 4.0),
-        ("antmaze-large-diverse-v2", 0.0, 1.0),
-    ):
-        assert normalized_score(name, low) == 0
-        assert normalized_score(name, high) == pytest.approx(100)
-    scores = normalized_score(find("halfcheetah-expert-v2"), np.array([-280.178953, 12135.0]))
-    np.testing.assert_allclose(scores, [0, 100])
+# D4RL's d4rl/infos.py: the returns of a random policy and of an expert.
+REFERENCE_SCORES = {
+    "halfcheetah": (-280.178953, 12135.0),
+    "hopper": (-20.272305, 3234.3),
+    "walker2d": (1.629008, 4592.3),
+    "ant": (-325.6, 3879.7),
+    "pen": (96.262799, 3076.8331017826877),
+    "door": (-56.512833, 2880.5693087298737),
+    "hammer": (-274.856578, 12794.134825156867),
+    "relocate": (-6.425911, 4233.877797728884),
+    "antmaze": (0.0, 1.0),
+    "kitchen": (0.0, 4.0),
+    "maze2d-open-v0": (0.01, 20.66),
+    "maze2d-umaze-v1": (23.85, 161.86),
+    "maze2d-medium-v1": (13.13, 277.39),
+    "maze2d-large-v1": (6.7, 273.99),
+    "maze2d-open-dense-v0": (11.17817, 27.166538620695782),
+    "maze2d-umaze-dense-v1": (68.537689, 193.66285642381482),
+    "maze2d-medium-dense-v1": (44.264742, 297.4552547777125),
+    "maze2d-large-dense-v1": (30.569041, 303.4857382709002),
+}
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_reference_scores(name):
+    low, high = REFERENCE_SCORES[name if name.startswith("maze2d") else name.partition("-")[0]]
+    np.testing.assert_allclose(normalized_score(name, np.array([low, high])), [0, 100], atol=1e-9)
+    np.testing.assert_allclose(normalized_score(find(name), np.array([low, high])), [0, 100], atol=1e-9)
 
 
 @pytest.mark.parametrize("call", [find, make_env, find_dataset, lambda name: make(name, 1)])

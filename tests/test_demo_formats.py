@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import time
 
 import h5py
 import minari
@@ -482,6 +483,66 @@ def test_pickles_that_are_refused(tmp_path, data):
         load_pickle(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# A pair of pairs of pairs …, each the same object twice: bytes that would take 2^40 steps to walk through.
+PAIRS = b")q\x00" + b"".join(b"h%ch%c\x86q%c" % (index, index, index + 1) for index in range(40))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02}" + PAIRS + b"Ns.",  # as a dictionary's key, by SETITEM
+        b"\x80\x02}(" + PAIRS + b"Nu.",  # by SETITEMS
+        b"\x80\x02(" + PAIRS + b"Nd.",  # by DICT
+        b"\x80\x02}(h\x00" + PAIRS + b"u.",  # taken from the memo before it is there
+        b"\x80\x02](" + PAIRS + b"e.",  # as a value, to be handed out
+        b"\x80\x02cnumpy\ndtype\n(" + PAIRS + b"tR.",  # as a dtype's name
+        b"\x80\x02cnumpy._core.numeric\n_frombuffer\n(C\x01acnumpy\ndtype\n(X\x02\x00\x00\x00i1K\x00K\x01tR"
+        + PAIRS
+        + b"X\x01\x00\x00\x00CtR.",  # as an array's shape
+        b"\x80\x02N" + b"2\x86" * 40 + b".",  # by DUP, which no pickler writes
+        b"\x80\x02](c_codecs\nencode\nq\x00X\x40\x42\x0f\x00"
+        + b"a" * 1_000_000
+        + b"q\x01X\x06\x00\x00\x00latin1q\x02\x86R"
+        + b"h\x00h\x01h\x02\x86R" * 20_000
+        + b"e.",  # 20 GB of bytes from one text
+    ],
+)
+def test_small_pickles_of_something_enormous_are_refused_at_once(tmp_path, data):
+    path = tmp_path / "a.pickle"
+    path.write_bytes(data)
+    started = time.process_time()
+    with pytest.raises(UserError) as caught:
+        load_pickle(path)
+    assert time.process_time() - started < 5
+    assert len(str(caught.value)) < 1000
+
+
+def test_an_episode_listed_a_thousand_times_is_refused(tmp_path):
+    path = tmp_path / "a.pickle"
+    path.write_bytes(pickle.dumps([adroit_record(3000)] * 1000))
+    expect_one_line(path, "more values than the file has bytes")
+
+
+def test_what_shares_its_contents_within_reason_is_read(tmp_path):
+    path, shared = tmp_path / "a.pickle", {"x": (1, 2), "y": np.arange(3.0)}
+    path.write_bytes(pickle.dumps([shared] * 1000))
+    read = load_pickle(path)
+    assert len(read) == 1000
+    assert read[0] is read[999]
+    assert read[0]["x"] == (1, 2)
+
+
+@pytest.mark.parametrize("flag", [True, 1, np.True_, np.array(True), np.array([False, False, True])])
+def test_the_last_flag_says_whether_an_episode_terminated(tmp_path, flag):
+    path = tmp_path / "a.pickle"
+    path.write_bytes(pickle.dumps([adroit_record(3) | {"terminated": flag}]))
+    (episode,) = load_episodes(path)
+    assert episode.terminated
+    assert len(episode) == 3
+    path.write_bytes(pickle.dumps([adroit_record(3) | {"terminated": "x"}]))
+    expect_one_line(path, "[0]terminated", "expected True or False")
 
 
 def test_array_states_that_do_not_fit_are_refused(tmp_path):

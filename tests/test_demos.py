@@ -1,12 +1,14 @@
 """Choosing among demonstrations, their statistics and their summary."""
 
 import time
+import tracemalloc
 
+import h5py
 import numpy as np
 import pytest
 from demo_files import counting_rows, write_rows
 
-from rlzoo.demos import load_episodes, observation_statistics, select_episodes, summary
+from rlzoo.demos import discounted_returns, load_episodes, observation_statistics, select_episodes, summary
 from rlzoo.errors import UserError
 from rlzoo.types import Episode
 
@@ -138,6 +140,37 @@ def test_summary_names_every_quantity():
     assert "steps per episode  mean 20, quartiles 10 | 15 | 20 | 25 | 30" in text
     assert "success" not in summary([episode(2, 1)])
     assert "score" not in summary([episode(2, 1)])
+
+
+def test_discounted_returns_are_those_of_every_step_to_its_episodes_end():
+    rewards = [[1.0, 0.0, -4.0], [2.0]]
+    episodes = [
+        Episode({"state": np.zeros((len(r) + 1, 1), np.float32)}, np.zeros((len(r), 1), np.float32),
+                np.array(r, np.float32), True)
+        for r in rewards
+    ]  # fmt: skip
+    # By hand, gamma 0.5: 1 - 4/4 = 0, -4/2 = -2, -4; 2.
+    assert discounted_returns(episodes, 0.5) == (-4.0, 2.0)
+
+
+@pytest.mark.parametrize("with_next", [True, False])
+def test_reading_takes_at_most_twice_the_datas_size_in_memory(tmp_path, with_next):
+    steps, path = 200_000, tmp_path / "large.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.random.default_rng(0).normal(size=(steps, 17)).astype(np.float32)
+        if with_next:
+            file["next_observations"] = np.roll(file["observations"], -1, axis=0)
+        file["actions"] = np.zeros((steps, 6), np.float32)
+        file["rewards"] = np.zeros(steps, np.float32)
+        file["terminals"] = np.zeros(steps, np.bool_)
+        file["timeouts"] = np.arange(steps) % 1000 == 999
+    tracemalloc.start()
+    episodes = load_episodes(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    held = 4 * sum(e.obs["state"].size + e.action.size + e.reward.size for e in episodes)
+    assert held > 0.9 * 4 * steps * 24
+    assert peak < 2 * held
 
 
 def test_a_hundred_thousand_steps_take_a_fraction_of_a_second(tmp_path):

@@ -124,6 +124,30 @@ def test_second_signal_stops_at_once() -> None:
     assert result.stderr.splitlines()[1:] == ["interrupted"]
 
 
+def test_before_training_the_first_signal_stops_at_once() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        result = run_script(
+            "def main():\n"
+            "    with StopSignal(at_once=True):\n"
+            "        try:\n"
+            f"            os.kill(os.getpid(), {int(number)})\n"
+            "            time.sleep(30)\n"
+            "        finally:\n"
+            "            print('cleaned up')\n"
+            "run_main(main)"
+        )
+        assert result.returncode == 128 + number
+        assert result.stderr == "interrupted\n"
+        assert result.stdout == "cleaned up\n"
+
+
+def test_once_deferred_a_signal_is_a_request() -> None:
+    with StopSignal(at_once=True) as stop:
+        stop.defer()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested == signal.SIGINT
+
+
 def test_workers_forked_within_ignore_ctrl_c_and_end_on_sigterm() -> None:
     result = run_script(
         "with StopSignal():\n"

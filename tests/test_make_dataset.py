@@ -139,6 +139,10 @@ def test_nothing_is_recorded_in_vain(run_dir: Path, tmp_path: Path, monkeypatch:
         (tmp_path / "test/there-v0").mkdir(parents=True, exist_ok=True)
         with pytest.raises(UserError, match=name):
             make(monkeypatch, "expert", "--expert", str(run_dir), "--minari", name)
+    output = ("--output", str(tmp_path / "x.hdf5"))
+    with pytest.raises(UserError, match=f"--task is Hopper-v4, but the run is of {TASK}"):
+        make(monkeypatch, "expert", "--expert", str(run_dir), "--task", "Hopper-v4", *output)
+    assert not (tmp_path / "x.hdf5").exists()
 
 
 @pytest.mark.parametrize(
@@ -150,6 +154,8 @@ def test_nothing_is_recorded_in_vain(run_dir: Path, tmp_path: Path, monkeypatch:
         (["merged", "--task", TASK, "--output", "x"], "merged needs --datasets"),
         (["expert", "--expert", "nowhere", "--output", "x"], "no checkpoint at nowhere"),
         (["random", "--task", "Hoper-v4", "--output", "x"], "Hopper-v5"),
+        (["random", "--task", TASK, "--steps", "10", "--output", "."], "it is a folder"),
+        (["random", "--task", TASK, "--steps", "10", "--output", "/dev/null/x.hdf5"], "cannot write"),
     ],
 )
 def test_bad_input_is_one_clear_line(flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,16 +18,17 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from envs import d4rl_env, mujoco_env
-from envs.d4rl_tasks import normalized_score
+from envs.d4rl_tasks import TASKS, normalized_score
 from envs.rendering import rendering_backend
-from experiments import quickstart
+from experiments import d4rl, quickstart
 from experiments.common import Benchmark, default_experiment, main, resume_hint
 from experiments.compare import Run, find_runs, shortest_names, table
 from experiments.presets import AGENTS, MUJOCO_TASKS, d4rl_preset
 from rlzoo.checkpoint import load_checkpoint
 from rlzoo.demo_writers import write_d4rl
-from rlzoo.demos import load_episodes
+from rlzoo.demos import load_episodes, observation_statistics
 from rlzoo.errors import UserError
+from rlzoo.train import evaluation_seed
 from rlzoo.types import Episode
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -185,6 +186,88 @@ def test_presets_name_existing_settings(agent: str, task: str) -> None:
     experiment = default_experiment(benchmark, agent, task)
     for name, value in {**AGENTS[agent].preset, **preset}.items():
         assert getattr(experiment.train, name) == value
+
+
+# ARSQ's settings per D4RL task: levels, bins, temperature, demonstration loss, its rows, its weight on the
+# mean, its floor (the authors' public code; its margin loss sums over a batch of 512).
+ARSQ_SETTINGS = {
+    "halfcheetah-medium-v2": (1, 41, 0.01, "cql", "demos", 1.0, -1),
+    "halfcheetah-medium-replay-v2": (1, 41, 0.01, "margin", "all", 51.2, -1),
+    "halfcheetah-medium-expert-v2": (1, 41, 0.01, "margin", "all", 51.2, -1),
+    "hopper-medium-v2": (2, 7, 0.01, "cql", "demos", 0.5, -1),
+    "hopper-medium-replay-v2": (2, 7, 0.01, "margin", "all", 15.36, 1),
+    "hopper-medium-expert-v2": (2, 7, 0.01, "cql", "demos", 2.0, -1),
+    "walker2d-medium-v2": (1, 41, 0.01, "cql", "demos", 10.0, 0),
+    "walker2d-medium-replay-v2": (1, 41, 0.01, "margin", "all", 51.2, -1),
+    "walker2d-medium-expert-v2": (1, 41, 0.01, "cql", "demos", 10.0, 0),
+    "ant-medium-v2": (1, 41, 0.1, "cql", "demos", 5.0, -1),
+    "door-human-v1": (1, 41, 0.1, "cql", "demos", 5.0, -1),
+}
+
+
+@pytest.mark.parametrize("task", ARSQ_SETTINGS)
+def test_arsq_has_the_papers_settings_on_each_task(task: str) -> None:
+    experiment = default_experiment(d4rl.BENCHMARK, "arsq", task)
+    agent, loop = experiment.agent, experiment.train
+    found = (agent.levels, agent.bins, agent.temperature, agent.demo_loss, agent.demo_rows)
+    assert (*found, pytest.approx(agent.demo_weight), agent.demo_floor) == ARSQ_SETTINGS[task]
+    assert (agent.td_weight, agent.act_with, agent.lr, agent.tau) == (1.0, "online", 3e-4, 0.005)
+    assert (agent.hidden, agent.activation) == ((512, 512, 512), "tanh")
+    assert (loop.steps, loop.batch_size, loop.demo_fraction, loop.utd) == (500_000, 512, 0.5, 1.0)
+    assert (loop.warmup_steps, loop.offline_steps, loop.discount, loop.n_step) == (0, 0, 0.99, 1)
+
+
+def test_cqns_atoms_reach_as_far_as_d4rls_experts() -> None:
+    for name, task in TASKS.items():
+        agent = default_experiment(d4rl.BENCHMARK, "cqn", name).agent
+        horizon = (1 - 0.99**task.max_episode_steps) / 0.01
+        expert = task.max_score / task.max_episode_steps * horizon
+        assert agent.v_min <= min(0.0, task.min_score / task.max_episode_steps * horizon), name
+        assert agent.v_max > expert, name
+
+
+def test_a_run_says_so_when_the_data_go_beyond_cqns_atoms(
+    hopper_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_d4rl("cqn", tmp_path, hopper_data, "--offline", "--steps", "1", "--agent.v-max", "0.5")
+    assert "CQN's atoms -10 to 0.5: what lies beyond is cut" in capsys.readouterr().out
+    run_d4rl("cqn", tmp_path, hopper_data, "--offline", "--steps", "1", "--agent.atoms", "1")
+    assert "atoms" not in capsys.readouterr().out
+
+
+def test_bc_without_demonstrations_in_its_batches(
+    hopper_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="--demo-fraction 0 of --batch-size 16 is none"):
+        run_d4rl("bc", tmp_path, hopper_data, "--demo-fraction", "0")
+    run_in_process("bc", tmp_path, "--steps", "40")
+    assert "there are none: it will learn nothing" in capsys.readouterr().out
+
+
+def test_errors_in_the_selection_name_the_data(hopper_data: Path, tmp_path: Path) -> None:
+    flags = ("--demo-percentile", "0", "--demo-ratio", "0.01", "--demo-count", "3")
+    with pytest.raises(UserError, match=r"hopper\.hdf5: demo percentile 0 and ratio 0\.01 select none of 12"):
+        run_d4rl("arsq", tmp_path, hopper_data, *flags)
+
+
+def test_evaluations_see_observations_as_training_does(
+    hopper_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the script's own benchmark: an acting agent sees what is standardised as the data are."""
+    seen = []
+    original = AGENTS["bc"].make.act
+
+    def act(self, obs, *, deterministic):  # type: ignore[no-untyped-def]
+        seen.append(obs["state"].clone())
+        return original(self, obs, deterministic=deterministic)
+
+    monkeypatch.setattr(AGENTS["bc"].make, "act", act)
+    flags = ["--offline", "--steps", "2", "--eval-every", "2", "--eval-episodes", "3", "--device", "cpu"]
+    flags += ["--task", "hopper-medium-v2", "--dataset", str(hopper_data), "--runs-dir", str(tmp_path)]
+    assert main(d4rl.BENCHMARK, ["bc", *flags]) == 0
+    mean, std = observation_statistics(load_episodes(hopper_data))
+    first = d4rl_env.make("hopper-medium-v2", 3).reset(evaluation_seed(1, 2))["state"]
+    np.testing.assert_allclose(seen[0].numpy(), (first - mean) / std, atol=1e-4)
 
 
 def test_a_checkpoint_of_another_network_is_one_clear_error(tmp_path: Path) -> None:
