@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from algos.arsq import AdvantageNetwork, AutoregressiveConfig, at_codes, mean_over, policy_metrics
-from rlzoo.agent import Agent, Update, check_positive
+from rlzoo.agent import Agent, Update, check_ordered, check_positive
 from rlzoo.distributions import GaussianPolicy
 from rlzoo.encoder import ObservationEncoder, augment
 from rlzoo.errors import UserError
@@ -56,6 +56,7 @@ class BCConfig(AutoregressiveConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "lr")
+        check_ordered(self, "log_std_range")
         if not 0 < self.action_limit < 1:
             raise UserError(f"action_limit must lie between 0 and 1, not be {self.action_limit}")
 

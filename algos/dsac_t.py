@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlzoo.agent import Agent, Update, check_positive
+from rlzoo.agent import Agent, Update, check_ordered, check_positive
 from rlzoo.distributions import GaussianPolicy
 from rlzoo.encoder import ObservationEncoder, augment, behind
 from rlzoo.networks import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
@@ -73,6 +73,7 @@ class DSACTConfig:
         check_positive(self, "hidden", "critic_lr", "actor_lr", "temperature_lr", "tau", "actor_delay")
         check_positive(self, "initial_temperature", "running_std_rate", "fixed_td_bound")
         check_positive(self, "feature_dim", "encoder_channels")
+        check_ordered(self, "log_std_range")
 
 
 class Noise(NamedTuple):

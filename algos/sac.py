@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rlzoo.agent import Agent, Update, check_positive
+from rlzoo.agent import Agent, Update, check_ordered, check_positive
 from rlzoo.distributions import GaussianPolicy
 from rlzoo.encoder import ObservationEncoder, augment, behind
 from rlzoo.networks import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
@@ -51,6 +51,7 @@ class SACConfig:
             self, "hidden", "critic_lr", "actor_lr", "temperature_lr", "tau", "initial_temperature"
         )
         check_positive(self, "feature_dim", "encoder_channels")
+        check_ordered(self, "log_std_range")
 
 
 class SAC(Agent):

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from envs.gym_env import Environment, GymVectorTask
-from envs.rendering import rendering_backend, use_backend
+from envs.rendering import import_mujoco, rendering_backend, use_backend
 from rlzoo.errors import UserError
 from rlzoo.types import FloatArray
 
@@ -64,6 +64,8 @@ def make_env(task: str, *, render: bool = False, backend: str | None = None) -> 
     spec = find(task)
     if backend is not None:
         use_backend(backend)
+    with contextlib.suppress(ImportError):  # a task that needs it says so itself
+        import_mujoco()
     options: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
     try:
         with warnings.catch_warnings():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import subprocess
 import sys
@@ -50,6 +51,22 @@ def rendering_backend() -> str:
         + ": install EGL (Debian package libegl1) or OSMesa (libosmesa6), and set MUJOCO_GL to egl or osmesa"
         " to choose one"
     )
+
+
+def import_mujoco() -> None:
+    """Import MuJoCo, which then draws nothing by itself.
+
+    With MUJOCO_GL set, the import loads what that names, and fails with a traceback where it is not
+    installed, though nothing may ever be drawn. Gymnasium reads the variable again when it draws.
+    """
+    if "mujoco" in sys.modules:
+        return
+    chosen = os.environ.pop("MUJOCO_GL", None)
+    try:
+        importlib.import_module("mujoco")
+    finally:
+        if chosen is not None:
+            os.environ["MUJOCO_GL"] = chosen
 
 
 def use_backend(backend: str) -> None:

@@ -22,7 +22,6 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
@@ -35,7 +34,7 @@ from rlzoo.errors import UserError
 from rlzoo.evaluate import policy_action
 from rlzoo.files import atomic_write
 from rlzoo.logger import Logger
-from rlzoo.main import StopSignal, keep_freed_memory, resolve_device, run_main
+from rlzoo.main import StopSignal, keep_freed_memory, parse_flags, resolve_device, run_main
 from rlzoo.progress import Progress
 from rlzoo.replay import ReplayBuffer
 from rlzoo.run import describe_machine
@@ -177,7 +176,7 @@ def time_agent(settings: Settings, name: str, device: torch.device, rate: float)
 
 def main() -> int:
     """Time the agents, print a table, write the JSON."""
-    settings = tyro.cli(Settings, description=__doc__)
+    settings = parse_flags(Settings, description=__doc__)
     keep_freed_memory()
     device = resolve_device(settings.device)
     if device.type == "cuda":

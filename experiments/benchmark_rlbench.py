@@ -20,7 +20,6 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import torch
-import tyro
 
 from envs import panda_env
 from experiments.benchmark import median_ms
@@ -30,7 +29,7 @@ from rlzoo.capture import capture
 from rlzoo.encoder import augment
 from rlzoo.errors import UserError
 from rlzoo.files import atomic_write
-from rlzoo.main import keep_freed_memory, resolve_device, run_main
+from rlzoo.main import keep_freed_memory, parse_flags, resolve_device, run_main
 from rlzoo.manipulation import ACTION_DIM, CAMERAS, FRAME_STACK, IMAGE_SIZE
 from rlzoo.replay import ReplayBuffer, bytes_per_row, concatenate
 from rlzoo.run import describe_machine
@@ -105,7 +104,7 @@ def time_environment(settings: Settings) -> dict[str, float]:
 
 def main() -> int:
     """Time the parts, print them, write the JSON."""
-    settings = tyro.cli(Settings, description=__doc__)
+    settings = parse_flags(Settings, description=__doc__)
     if settings.agent not in AGENTS:
         raise UserError(f"no agent called {settings.agent}; there are {', '.join(AGENTS)}")
     keep_freed_memory()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import os
 import shlex
 import sys
@@ -27,11 +28,11 @@ from rlzoo.demos import discounted_returns
 from rlzoo.errors import UserError
 from rlzoo.evaluate import EVALUATION_TAGS
 from rlzoo.logger import Logger
-from rlzoo.main import StopSignal, keep_freed_memory, resolve_device
+from rlzoo.main import StopSignal, keep_freed_memory, parse_flags, resolve_device
 from rlzoo.normalize import ObservationScaling, StandardizedTask
 from rlzoo.progress import Progress, evaluation_table, tensorboard_hint
-from rlzoo.run import CONFIG_FILE, create_run_dir, flatten_config, plain, write_run_info
-from rlzoo.train import CHECKPOINT, TrainConfig, Trainer
+from rlzoo.run import CONFIG_FILE, create_run_dir, flatten_config, lock_run, plain, write_run_info
+from rlzoo.train import CHECKPOINT, Counters, TrainConfig, Trainer
 from rlzoo.types import Episode, VectorTask
 
 Config = TypeVar("Config")
@@ -68,6 +69,8 @@ class Experiment(Generic[Config, Options]):
     runs_dir: Path = Path("results/runs")
     """Where run folders are made: <runs-dir>/<benchmark>/<task>/<agent>/s<seed>-<time>/."""
 
+
+MAX_SEED = 2**63  # what PyTorch's generators take
 
 Configure = Callable[
     ["Benchmark", Experiment[Any, Any], dict[str, Any] | None], tuple["Benchmark", Experiment[Any, Any]]
@@ -117,7 +120,10 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
     early.add_argument("--resume", type=Path)
     known, rest = early.parse_known_args(arguments)
     if known.resume is not None:
+        agent, rest = (rest[0], rest[1:]) if rest and not rest[0].startswith("-") else (None, rest)
         name, experiment = _load_experiment(benchmark, known.resume, rest)
+        if agent not in (None, name):
+            raise UserError(f"{known.resume} is a run of {name}, not of {agent}")
         return run(benchmark, name, experiment, resume=known.resume)[0]
     early.add_argument("--task", default=benchmark.default_task)
     known, _ = early.parse_known_args(arguments)
@@ -129,7 +135,15 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(benchmark: Benchmark, task: str, arguments: list[str]) -> tuple[str, Experiment[Any, Any]]:
-    """Flags -> (agent name, experiment). The defaults are those of the task that the flags name."""
+    """Flags -> (agent name, experiment). The defaults are those of the task that the flags name.
+
+    Raises:
+        UserError: an unknown agent or flag, or a value that is none.
+    """
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in AGENTS:
+        near = difflib.get_close_matches(arguments[0], AGENTS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(AGENTS)}"
+        raise UserError(f"no agent called {arguments[0]!r}; {hint}")
     commands = []
     for name, entry in AGENTS.items():
         default = default_experiment(benchmark, name, task)
@@ -139,8 +153,8 @@ def parse(benchmark: Benchmark, task: str, arguments: list[str]) -> tuple[str, E
         f"Train an agent on a task of {benchmark.name}. `AGENT --task TASK --help` shows the defaults for "
         "that task; `--resume RUN_DIR [--steps N]` goes on with an earlier run."
     )
-    experiment: Experiment[Any, Any] = tyro.cli(
-        Union[tuple(commands)],  # type: ignore[arg-type]  # noqa: UP007
+    experiment: Experiment[Any, Any] = parse_flags(
+        Union[tuple(commands)],  # noqa: UP007
         args=arguments,
         description=description,
         prog=Path(sys.argv[0]).name,
@@ -173,6 +187,7 @@ def _load_experiment(
     path = run_dir / CONFIG_FILE
     try:
         config = yaml.safe_load(path.read_text())
+        made_by = config.pop("benchmark", benchmark.name)
         name = config.pop("agent_name")
         fields = {
             **config,
@@ -190,7 +205,9 @@ def _load_experiment(
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a run's configuration: {reason}") from error
-    experiment: Experiment[Any, Any] = tyro.cli(
+    if made_by != benchmark.name:
+        raise UserError(f"{run_dir} is a run of {made_by}: go on with it by experiments/{made_by}.py")
+    experiment: Experiment[Any, Any] = parse_flags(
         Experiment[AGENTS[name].config, type(benchmark.options)],  # type: ignore[misc]
         args=arguments,
         default=default,
@@ -233,20 +250,25 @@ def run(
     device = resolve_device(experiment.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # streams and graphs are made on the current device
-    if experiment.seed < 0:
-        raise UserError(f"--seed is {experiment.seed}, expected at least 0")
+    if not 0 <= experiment.seed < MAX_SEED:
+        raise UserError(f"--seed is {experiment.seed}, expected 0 to {MAX_SEED - 1}")
     if experiment.threads is not None:
         if experiment.threads < 1:
             raise UserError(f"--threads is {experiment.threads}, expected at least 1")
         torch.set_num_threads(experiment.threads)
-    checkpoint = None if resume is None else _load_checkpoint(resume, name, experiment)
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal(at_once=True))
+        checkpoint = None
+        if resume is not None:
+            stack.enter_context(lock_run(resume))
+            checkpoint = _load_checkpoint(resume, name, experiment)
         benchmark, experiment = benchmark.configure(benchmark, experiment, checkpoint)
         trainer = _build(benchmark, name, experiment, device, checkpoint, stack)
         run_dir = resume or create_run_dir(
             experiment.runs_dir, benchmark.name, experiment.task, name, experiment.seed
         )
+        if resume is None:
+            stack.enter_context(lock_run(run_dir))
         _train(benchmark, name, experiment, trainer, run_dir, stop, resumed=resume is not None)
     return stop.exit_code, run_dir
 
@@ -296,7 +318,19 @@ def _build(
     )
     if saved is not None:
         trainer.load_state_dict(saved)
+        _refuse_fewer_steps(config, trainer.counters)
     return trainer
+
+
+def _refuse_fewer_steps(config: TrainConfig, done: Counters) -> None:
+    """A resumed run that is to have fewer steps than it has done is a mistake."""
+    for name, asked, steps in (
+        ("--steps", config.steps, done.env_steps),
+        ("--offline-steps", config.offline_steps, done.offline_updates),
+    ):
+        # The last iteration steps every environment, and may so do a few more than were asked for.
+        if asked <= steps - config.num_envs:
+            raise UserError(f"{name} is {asked:,}, but the run has done {steps:,} already")
 
 
 def eval_lanes(episodes: int, most: int | None) -> int:
@@ -387,7 +421,7 @@ def _train(
     resumed: bool,
 ) -> None:
     counters = trainer.counters
-    config = {"agent_name": name, **plain(experiment)}
+    config = {"benchmark": benchmark.name, "agent_name": name, **plain(experiment)}
     write_run_info(run_dir, arguments=sys.argv, config=config, step=counters.step)
     total = trainer.config.offline_steps + trainer.config.steps
     with (

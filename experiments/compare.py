@@ -31,7 +31,7 @@ import yaml
 from rlzoo.errors import UserError
 from rlzoo.files import atomic_path, atomic_write
 from rlzoo.logger import METRICS_FILE
-from rlzoo.main import run_main
+from rlzoo.main import parse_flags, run_main
 from rlzoo.run import CONFIG_FILE, INFO_FILE, flatten_config
 
 # Settings that make a run longer, faster or better documented, but no other experiment.
@@ -273,4 +273,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_main(lambda: tyro.cli(main))
+    run_main(lambda: parse_flags(main))

@@ -155,5 +155,5 @@ def _saved_rows(saved: Mapping[str, Any]) -> dict[str, int]:
     try:
         states = {name: saved[name] for name in ("replay", "demos", "joined")}
         return {name: 0 if state is None else len(state["starts_in_row"]) for name, state in states.items()}
-    except (KeyError, TypeError) as error:
-        raise UserError(f"the checkpoint holds no replay buffer: {error} is missing") from error
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError("the checkpoint holds no replay buffer") from error

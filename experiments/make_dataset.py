@@ -40,7 +40,7 @@ from rlzoo.demos import load_episodes, summary
 from rlzoo.errors import UserError
 from rlzoo.evaluate import policy_action
 from rlzoo.files import check_writable
-from rlzoo.main import resolve_device, run_main
+from rlzoo.main import parse_flags, resolve_device, run_main
 from rlzoo.normalize import ObservationScaling
 from rlzoo.replay import ReplayBuffer
 from rlzoo.train import BEST_POLICY, CHECKPOINT, TrainConfig
@@ -287,7 +287,7 @@ def compare_with_expert(settings: Settings, episodes: list[Episode]) -> str | No
 
 def main() -> int:
     """Record, say what was recorded, and write it."""
-    settings = tyro.cli(Settings, description=__doc__)
+    settings = parse_flags(Settings, description=__doc__)
     if settings.minari is not None:
         check_minari_name(settings.minari)
     if settings.output is not None:

@@ -18,7 +18,6 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -26,7 +25,7 @@ from envs import d4rl_env, d4rl_tasks
 from experiments import d4rl
 from experiments.common import parse, run
 from experiments.compare import Run, read_run
-from rlzoo.main import run_main
+from rlzoo.main import parse_flags, run_main
 from rlzoo.progress import tensorboard_hint
 from rlzoo.types import Episode
 
@@ -91,7 +90,7 @@ def comparison(task: str, episodes: Sequence[Episode], runs: Sequence[Run]) -> T
 
 def main() -> int:
     """Train BC, then ARSQ, and print the comparison."""
-    settings = tyro.cli(Settings, description=__doc__)
+    settings = parse_flags(Settings, description=__doc__)
     with closing(d4rl_env.make(settings.task, 1)) as copies:
         episodes = d4rl.BENCHMARK.load_data(settings.task, settings.dataset, copies)
     assert episodes is not None

@@ -28,6 +28,18 @@ def check_positive(config: object, *names: str) -> None:
             raise UserError(f"--agent.{name.replace('_', '-')} is {value}, expected finite and above 0")
 
 
+def check_ordered(config: object, name: str) -> None:
+    """Refuse a setting of an agent that is a range whose lower bound is not below its upper one.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    low, high = getattr(config, name)
+    if not low < high:
+        flag = f"--agent.{name.replace('_', '-')}"
+        raise UserError(f"{flag} is {low:g} to {high:g}, expected the lower bound first")
+
+
 class Agent(nn.Module):
     """A learner that acts. The loop sees nothing but this class.
 

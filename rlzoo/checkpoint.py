@@ -20,9 +20,15 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     Raises:
         UserError: if it cannot be written; the previous file is then as it was.
     """
-    # Handed an open file, `torch.save` reports a full disk as the `OSError` that it is.
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        torch.save({"format": FORMAT, **content}, file)
+        try:
+            torch.save({"format": FORMAT, **content}, file)
+        except RuntimeError as error:
+            # Where the disk fills up midway, PyTorch's writer fails once more while it closes the archive,
+            # and that error hides the first.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import os
 import re
 import select
@@ -15,6 +16,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import torch
+import tyro
 
 from rlzoo.errors import UserError
 
@@ -46,6 +48,36 @@ def run_main(function: Callable[[], int | None]) -> None:
             raise
         code = _fail(_memory_message(error))
     sys.exit(code)
+
+
+def parse_flags(form: Any, **options: Any) -> Any:
+    """`tyro.cli`, with one line where the flags are wrong instead of a box of twenty.
+
+    Args:
+        form: what to fill in, as for `tyro.cli`.
+        options: likewise.
+
+    Raises:
+        UserError: an unknown flag, with the nearest one, or a value that is none.
+    """
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return tyro.cli(form, **options)
+    except SystemExit as stop:
+        if not stop.code:
+            raise  # after --help
+        raise UserError(_summary_of_box(shown.getvalue())) from None
+
+
+def _summary_of_box(text: str) -> str:
+    """What is wrong, and the flag that was perhaps meant, out of tyro's message."""
+    lines = [line.strip("│╭╮╰╯─ \t") for line in text.splitlines() if not line.startswith("╭")]
+    paragraphs = [" ".join(filter(None, part.split("\n"))) for part in re.split(r"\n\n+", "\n".join(lines))]
+    what, *more = [" ".join(part.split()) for part in paragraphs if part.strip()] or ["the flags are wrong"]
+    near = re.search(r"(?:Perhaps you meant:|Argument helptext:) (--\S+)", " ".join(more))
+    hint = f"; did you mean {near[1]}?" if near and "Unrecognized" in what else ""
+    return f"{what}{hint} (--help shows every flag)"
 
 
 class StopSignal:

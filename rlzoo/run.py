@@ -12,7 +12,7 @@ import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,13 @@ from typing import Any, TypeVar
 import torch
 import yaml
 
+from rlzoo.errors import UserError
 from rlzoo.files import atomic_write, cannot_write
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 CONFIG_FILE = "config.yaml"
 INFO_FILE = "run.json"
@@ -47,6 +53,33 @@ def create_run_dir(root: Path, benchmark: str, task: str, agent: str, seed: int)
         return _make_new_dir(parent, name)
     except OSError as error:
         raise cannot_write(parent / name, error) from error
+
+
+@contextlib.contextmanager
+def lock_run(run_dir: Path) -> Iterator[None]:
+    """Keep every other process from training in this folder meanwhile.
+
+    The lock is the operating system's: it goes with the process, however that ends. Where folders cannot be
+    locked (Windows, some network file systems) there is none.
+
+    Raises:
+        UserError: another process has it, or there is no such folder.
+    """
+    try:
+        descriptor = os.open(run_dir, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"{run_dir} is not a run folder: {error.strerror}") from error
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{run_dir}: another process is training this run") from error
+            except OSError:
+                pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_run_info(run_dir: Path, *, arguments: list[str], config: Mapping[str, Any], step: int = 0) -> None:

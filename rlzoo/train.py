@@ -28,6 +28,7 @@ from rlzoo.video import encode_gif, write_video
 
 CHECKPOINT = "latest.pt"  # everything a run needs to go on
 BEST_POLICY = "best.pt"  # the agent alone, at its best evaluation
+NEVER = 2**62  # later than any step
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,8 @@ class Trainer:
         self.cycle = [capture(update, device, config.capture) for update in agent.update_cycle()]
         self.demo_rows = round(config.batch_size * config.demo_fraction) if demos is not None else 0
         self.metrics: dict[str, Tensor] = {}
+        # For the metrics of each kind of update, the step at which they were first not finite, or NEVER.
+        self.first_bad: dict[tuple[str, ...], Tensor] = {}
         self.counters = Counters(
             next_log=config.log_every, next_eval=config.eval_every, next_checkpoint=config.checkpoint_every
         )
@@ -272,7 +275,25 @@ class Trainer:
 
     def _update(self) -> None:
         update = self.cycle[self.counters.updates % len(self.cycle)]
-        self.metrics.update(update(self._sample()))
+        metrics = update(self._sample())
+        self.metrics.update(metrics)
+        self._watch(metrics)
+
+    def _watch(self, metrics: Mapping[str, Tensor]) -> None:
+        """Note, without waiting for the device, what is not finite: the next update may hide it again."""
+        finite = torch.isfinite(torch.stack(list(metrics.values())))
+        bad = torch.where(finite, NEVER, self.counters.step)
+        names = tuple(metrics)
+        known = self.first_bad.get(names)
+        self.first_bad[names] = bad if known is None else torch.minimum(known, bad)
+
+    def _check_finite(self) -> None:
+        """Raise a UserError that names the first metric since the start that was not finite, if one was."""
+        for names, steps in self.first_bad.items():
+            for name, step in zip(names, steps.tolist(), strict=True):
+                if step < NEVER:
+                    value = float(self.metrics[name])
+                    self._fail_not_finite(name, "not finite" if math.isfinite(value) else value, step)
 
     def _sample(self) -> Batch:
         """A fixed number of demonstrations, and the rest from the replay buffer."""
@@ -351,27 +372,25 @@ class Trainer:
         """The latest metrics on the host, in one transfer.
 
         Raises:
-            UserError: if one is not finite.
+            UserError: if one is not finite, or has not been since the start.
         """
+        self._check_finite()
         if not self.metrics:
             return {}
-        values = dict(zip(self.metrics, torch.stack(list(self.metrics.values())).tolist(), strict=True))
-        for name, value in values.items():
-            if not math.isfinite(value):
-                self._fail_not_finite(name, value)
-        return values
+        return dict(zip(self.metrics, torch.stack(list(self.metrics.values())).tolist(), strict=True))
 
-    def _fail_not_finite(self, name: str, value: float | str) -> None:
+    def _fail_not_finite(self, name: str, value: float | str, step: int | None = None) -> None:
         checkpoint = self.run_dir / "checkpoints" / CHECKPOINT
         kept = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "no checkpoint yet"
         raise UserError(
-            f"{name} became {value} by step {self.counters.step} (update {self.counters.updates}); "
-            f"training stops, {kept}"
+            f"{name} became {value} by step {self.counters.step if step is None else step} "
+            f"(now update {self.counters.updates}); training stops, {kept}"
         )
 
     def _evaluate(self) -> None:
         # Evaluation must not disturb training: not its random numbers, not its clock.
         started = time.monotonic()
+        self._check_finite()
         result = evaluate(
             self.agent,
             self.eval_task,
@@ -382,6 +401,8 @@ class Trainer:
         )
         values = self._score(result)
         step = self.counters.step
+        if not math.isfinite(values["eval/return"]):
+            self._fail_not_finite("eval/return", values["eval/return"])
         self.evaluations.append({"step": step, **values})
         self.logger.log(step, values)
         self.progress.evaluation(step, values)
@@ -454,7 +475,7 @@ class Trainer:
         """
         try:
             self._load(state)
-        except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
+        except (KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
                 f"the checkpoint does not fit this run (another agent, task or setting?): {reason}"

@@ -1,7 +1,11 @@
 """Checkpoints: whole or not at all; anything else is one clear line."""
 
+import errno
+import io
+import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +80,32 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UserError):
         load_checkpoint(tmp_path / "evil.pt")
     assert not (tmp_path / "executed").exists()
+
+
+class SmallDisk(io.FileIO):
+    """A file on a disk with room for 200 kB."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() + memoryview(data).nbytes > 200_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+def test_a_disk_that_fills_up_midway_leaves_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "latest.pt"
+    save_checkpoint(path, CONTENT)
+    before = path.read_bytes()
+    original = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda self, mode="r": SmallDisk(self, "w") if "w" in mode else original(self, mode)
+    )
+    content = {f"weights {index}": torch.zeros(10_000) for index in range(20)}
+    with pytest.raises(UserError, match=r"cannot write .*latest\.pt: No space left"):
+        save_checkpoint(path, content)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["latest.pt"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

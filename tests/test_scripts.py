@@ -28,6 +28,7 @@ from rlzoo.checkpoint import load_checkpoint
 from rlzoo.demo_writers import write_d4rl
 from rlzoo.demos import load_episodes, observation_statistics
 from rlzoo.errors import UserError
+from rlzoo.run import lock_run
 from rlzoo.train import evaluation_seed
 from rlzoo.types import Episode
 
@@ -268,6 +269,54 @@ def test_evaluations_see_observations_as_training_does(
     mean, std = observation_statistics(load_episodes(hopper_data))
     first = d4rl_env.make("hopper-medium-v2", 3).reset(evaluation_seed(1, 2))["state"]
     np.testing.assert_allclose(seen[0].numpy(), (first - mean) / std, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["dsac-t", "--agent.hiden", "3"],
+            "Unrecognized options: --agent.hiden, 3; did you mean --agent.hidden",
+        ),
+        (["dsac-t", "--steps", "1e6"], "Error parsing --steps: invalid literal for int"),
+        (["dsact"], "no agent called 'dsact'; did you mean dsac-t?"),
+        (["nothing"], "no agent called 'nothing'; there are arsq, "),
+        (["sac", "--seed", str(2**64)], f"--seed is {2**64}, expected 0 to "),
+        (
+            ["sac", "--agent.log-std-range", "2", "-20"],
+            "--agent.log-std-range is 2 to -20, expected",
+        ),
+        (["sac", "--resume", "/nowhere"], "/nowhere is not a run folder"),
+    ],
+)
+def test_a_mistyped_command_is_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        main(BENCHMARK, arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_what_a_resumed_run_cannot_be(tmp_path: Path) -> None:
+    run_dir = str(run_in_process("sac", tmp_path, "--steps", "80"))
+    with pytest.raises(UserError, match=r"--steps is 30, but the run has done 80 already"):
+        main(BENCHMARK, ["--resume", run_dir, "--steps", "30"])
+    with pytest.raises(UserError, match="is a run of sac, not of td3"):
+        main(BENCHMARK, ["td3", "--resume", run_dir])
+    with pytest.raises(UserError, match=r"is a run of mujoco: go on with it by experiments/mujoco\.py"):
+        main(D4RL, ["--resume", run_dir])
+    with lock_run(Path(run_dir)), pytest.raises(UserError, match="another process is training this run"):
+        main(BENCHMARK, ["--resume", run_dir])
+    assert main(BENCHMARK, ["sac", "--resume", run_dir, "--steps", "84"]) == 0
+
+
+def test_a_library_that_draws_is_not_needed_to_train(tmp_path: Path) -> None:
+    flags = ["--task", "Reacher-v5", *SHORT, "--steps", "48", "--runs-dir", str(tmp_path)]
+    process = subprocess.run(
+        [sys.executable, "experiments/mujoco.py", "sac", *flags],
+        cwd=ROOT, text=True, capture_output=True, env={**os.environ, "MUJOCO_GL": "bogus"}, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
 
 
 def test_a_checkpoint_of_another_network_is_one_clear_error(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from rlzoo.logger import Logger
 from rlzoo.main import StopSignal
 from rlzoo.progress import Progress
 from rlzoo.replay import ReplayBuffer
-from rlzoo.train import CHECKPOINT, TrainConfig, Trainer, evaluation_seed
+from rlzoo.train import BEST_POLICY, CHECKPOINT, TrainConfig, Trainer, evaluation_seed
 from rlzoo.types import Array, Batch, Episode, FloatArray, Spaces, Step
 
 CPU = torch.device("cpu")
@@ -72,8 +72,9 @@ class Corridor:
 class Counting(Agent):
     """Counts its updates, in two kinds; acts at random; can be told to produce a NaN."""
 
-    def __init__(self, poison_at: int | None = None, weight: bool = False) -> None:
+    def __init__(self, poison_at: int | None = None, weight: bool = False, passing: bool = False) -> None:
         super().__init__()
+        self.passing = passing  # whether one update alone is poisoned
         self.weight = nn.Parameter(torch.zeros(3))
         self.optimizers = {}
         self.calls: list[tuple[str, Batch]] = []
@@ -89,6 +90,7 @@ class Counting(Agent):
     def _update(self, kind: str, batch: Batch) -> dict[str, Tensor]:
         self.calls.append((kind, batch))
         poisoned = self.poison_at is not None and len(self.calls) >= self.poison_at
+        poisoned = poisoned and (not self.passing or len(self.calls) == self.poison_at)
         with torch.no_grad():
             self.weight += torch.randn(3) * (float("nan") if poisoned and self.poison_weight else 1.0)
         return {"loss/test": torch.tensor(float("nan") if poisoned and not self.poison_weight else 1.0)}
@@ -299,12 +301,32 @@ def test_a_quantity_that_is_not_finite_stops_the_run(tmp_path: Path, weight: boo
     config = dataclasses.replace(CONFIG, checkpoint_every=60)
     trainer = make_trainer(config, Counting(poison_at=20, weight=weight))
     with pytest.raises(
-        UserError, match=r"(loss/test became nan|weight weight became not finite) by step \d+ \(update \d+\)"
+        UserError,
+        match=r"(loss/test became nan|weight weight became not finite) by step \d+ \(now update \d+\)",
     ):
         train(trainer, tmp_path)
     state = load_checkpoint(tmp_path / "checkpoints" / CHECKPOINT)["trainer"]
     assert bool(torch.isfinite(state["agent"]["weight"]).all())
     assert state["counters"]["env_steps"] >= 60
+
+
+def test_a_loss_that_is_not_finite_in_one_update_alone_stops_the_run(tmp_path: Path) -> None:
+    """The 20th update is that of step 120, and the next row of losses has a later one's."""
+    trainer = make_trainer(CONFIG, Counting(poison_at=20, passing=True))
+    with pytest.raises(UserError, match=r"loss/test became not finite by step 120 .* no checkpoint yet"):
+        train(trainer, tmp_path)
+    assert not (tmp_path / "checkpoints" / CHECKPOINT).exists()
+
+
+def test_a_return_that_is_not_finite_is_no_best_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer()
+    receive = trainer.eval_task.receive
+    monkeypatch.setattr(
+        trainer.eval_task, "receive", lambda: receive()._replace(reward=np.full(2, np.inf, np.float32))
+    )
+    with pytest.raises(UserError, match="eval/return became inf by step 100 "):
+        train(trainer, tmp_path)
+    assert not (tmp_path / "checkpoints" / BEST_POLICY).exists()
 
 
 @pytest.mark.parametrize("middle", [100, 132])
