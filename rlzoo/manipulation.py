@@ -95,7 +95,9 @@ class ActionScale:
     def of(cls, demonstrations: Sequence[Demonstration]) -> ActionScale:
         """The demonstrations' range of each joint's delta, widened on either side; the gripper's is 0..1.
 
-        Each bound is widened by a share of its own size, not of the range, as in CQN's and ARSQ's code.
+        Each bound is widened by a share of its own size, not of the range, as in CQN's and ARSQ's code. A
+        delta of zero is always within, so that every joint can stand still: the references' statistics
+        include an action of zeros per demonstration.
 
         Raises:
             UserError: there are no demonstrations.
@@ -103,7 +105,7 @@ class ActionScale:
         if not demonstrations:
             raise UserError("no demonstrations: the range of the actions is taken from them")
         actions = np.concatenate([demonstration.actions for demonstration in demonstrations])
-        low, high = actions.min(axis=0), actions.max(axis=0)
+        low, high = np.minimum(actions.min(axis=0), 0.0), np.maximum(actions.max(axis=0), 0.0)
         low, high = low - ACTION_MARGIN * np.abs(low), high + ACTION_MARGIN * np.abs(high)
         high = np.maximum(high, low + 1e-4)  # a joint that no demonstration moves needs a width as well
         low[-1], high[-1] = 0.0, 1.0
