@@ -3,7 +3,13 @@
 The demonstrator moves the gripper's tip straight from waypoint to waypoint: at every control step it looks
 where the robot is, and a step of damped least squares (Wampler 1986; Nakamura and Hanafusa 1986) turns the
 remaining gap into changes of the joint positions. Looking again at every step makes its actions a function of
-the state, which is what an agent can learn.
+the state, which is what an agent can learn. Noise on the actions, corrected in the next step, has the
+demonstrations cover a tube around the path, so that an agent that strays from it has seen the way back.
+
+A demonstration ends at its last waypoint with the task solved. As in RLBench's `get_demo`, success does not
+stop it on the way there: that of reach_target goes on to the target's centre, slowing down, while the
+environment would have ended the episode when the tip entered the target. Its reward and its termination are
+at its last step all the same.
 """
 
 from __future__ import annotations
@@ -33,7 +39,8 @@ DAMPING = 0.05  # of the least squares
 ELBOW_GAIN = (
     0.2  # of the pull of joint 3 towards 0, an upright elbow, in the one motion that a pose leaves free
 )
-SPEED_NOISE, WAYPOINT_NOISE, DELTA_NOISE = 0.1, 0.003, 0.004  # share, m, rad
+SPEED_NOISE, WAYPOINT_NOISE = 0.1, 0.003  # share; m, of the waypoints on the way
+DELTA_NOISE = 0.015  # rad, standard deviation; it fades in the last `STEP_LENGTH` before a waypoint
 ATTEMPTS = 3  # per demonstration asked for, before giving up
 
 
@@ -83,19 +90,21 @@ def demonstrate(env: PandaEnv, seed: int, *, with_frames: bool = False) -> Demon
     speed = 1 + SPEED_NOISE * rng.uniform(-1, 1)
     waypoints = env.task.waypoints(env.model, env.data)
     offsets = rng.uniform(-WAYPOINT_NOISE, WAYPOINT_NOISE, (len(waypoints), 3))
+    offsets[-1] = 0.0  # it ends where it should
     record = _Record(env, with_frames=with_frames)
     index = 0
     for _ in range(env.time_limit):
         while index < len(waypoints) - 1 and _is_reached(env, waypoints[index]):
             index += 1
         waypoint = waypoints[index]
-        delta = _joint_delta(env, waypoint.position + offsets[index], waypoint.rotation, speed)
-        delta += DELTA_NOISE * rng.standard_normal(7)
+        position = waypoint.position + offsets[index]
+        delta = _joint_delta(env, position, waypoint.rotation, speed)
+        delta += _noise(env, position) * rng.standard_normal(7)
         gripper = float(waypoint.gripper_open)
         action = np.append(delta.clip(-0.99 * MAX_DELTA, 0.99 * MAX_DELTA), gripper).astype(np.float32)
         _, _, solved, _, _ = env.step_robot(action)
         record.add(env)
-        if solved:
+        if solved and index == len(waypoints) - 1 and _is_reached(env, waypoints[-1]):
             return record.demonstration()
     return None
 
@@ -136,6 +145,12 @@ def _is_reached(env: PandaEnv, waypoint: Waypoint) -> bool:
     )
     is_there = distance < waypoint.tolerance and angles < MAX_ANGLE
     return is_there and bool(env.gripper_open) == waypoint.gripper_open
+
+
+def _noise(env: PandaEnv, position: Vector) -> float:
+    """Standard deviation (rad) of what is added to the deltas on the way to `position`: none at the goal."""
+    gap = float(np.linalg.norm(position - tip_position(env.data)))
+    return DELTA_NOISE * min(1.0, gap / STEP_LENGTH)
 
 
 def _joint_delta(env: PandaEnv, position: Vector, rotation: Vector, speed: float) -> Vector:

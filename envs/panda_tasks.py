@@ -5,6 +5,10 @@ and dynamics are not, so scores here are not RLBench scores. The conditions are 
 (github.com/stepjam/RLBench, 1.2.0). Where RLBench fastens an object to the gripper that closes on it, here
 friction alone holds it.
 
+RLBench's low-dimensional state has the objects' positions in the world. Here they are seen from the gripper's
+tip, and not in the world as well: with that, an agent can tell 20 demonstrations apart by where their object
+stood instead of learning to close a gap.
+
 A task keeps nothing of an episode in itself: all of it is in the model (where fixed bodies stand) and the
 data, which is what lets a run be resumed exactly.
 """
@@ -42,7 +46,8 @@ class Waypoint:
         position: [3], of the gripper's tip.
         rotation: [3, 3], of the gripper (see `envs.panda_scene.rotation`).
         gripper_open: whether it is to be open on the way there.
-        tolerance: m, how near counts as there.
+        tolerance: m, how near counts as there. A demonstration ends when the task is solved and its last
+            waypoint reached; inf: as soon as it is solved.
     """
 
     position: Vector
@@ -61,11 +66,7 @@ class PandaTask(Protocol):
         """Begin an episode: put the objects somewhere. The data have just been reset."""
 
     def state(self, model: MjModel, data: MjData) -> Vector:
-        """[K], what has to be known of the objects to solve the task.
-
-        Positions come twice, in the world and from the gripper's tip: robots learn from few demonstrations
-        how to close a gap that they see.
-        """
+        """[K], what has to be known of the objects to solve the task; positions in m from the tip."""
 
     def is_solved(self, model: MjModel, data: MjData) -> bool:
         """RLBench's condition of success."""
@@ -111,7 +112,7 @@ class ReachTarget:
             model.geom(name).rgba[:3] = colour
 
     def state(self, model: MjModel, data: MjData) -> Vector:
-        """[6]: the target's position in the world and from the tip."""
+        """[3]: the target's position from the tip."""
         return _seen_from_tip(data, model.body("target").pos)
 
     def is_solved(self, model: MjModel, data: MjData) -> bool:
@@ -119,8 +120,8 @@ class ReachTarget:
         return bool(np.linalg.norm(model.body("target").pos - tip_position(data)) < self.radius)
 
     def waypoints(self, model: MjModel, data: MjData) -> list[Waypoint]:
-        """Straight to the target's centre."""
-        return [Waypoint(model.body("target").pos.copy(), rotation(), gripper_open=True, tolerance=0.0)]
+        """Straight to the target's centre, where RLBench's demonstrations end too (within 0.5 mm)."""
+        return [Waypoint(model.body("target").pos.copy(), rotation(), gripper_open=True, tolerance=0.001)]
 
 
 class PushButton:
@@ -161,7 +162,7 @@ class PushButton:
         model.body("button_base").pos[:] = rng.uniform(self.low, self.high)
 
     def state(self, model: MjModel, data: MjData) -> Vector:
-        """[7]: the button's top, in the world and from the tip, and how deep it is pressed."""
+        """[4]: the button's top from the tip, and how deep it is pressed."""
         return np.append(_seen_from_tip(data, data.body("button").xpos), data.joint("button_joint").qpos)
 
     def is_solved(self, model: MjModel, data: MjData) -> bool:
@@ -173,7 +174,7 @@ class PushButton:
         top = data.body("button").xpos.copy()
         return [
             Waypoint(top + np.array([0, 0, 0.09]), rotation(), gripper_open=False, tolerance=0.03),
-            Waypoint(top - np.array([0, 0, 0.005]), rotation(), gripper_open=False, tolerance=0.0),
+            Waypoint(top - np.array([0, 0, 0.005]), rotation(), gripper_open=False, tolerance=np.inf),
         ]
 
 
@@ -215,7 +216,7 @@ class TakeLidOffSaucepan:
         data.joint("lid_joint").qpos[:3] = position + np.array([0, 0, self.pan_height])
 
     def state(self, model: MjModel, data: MjData) -> Vector:
-        """[7]: the knob's position in the world and from the tip, and the lid's height above the pan."""
+        """[4]: the knob's position from the tip, and the lid's height above the pan."""
         knob = data.geom("knob").xpos
         return np.append(_seen_from_tip(data, knob), data.body("lid").xpos[2] - self.pan_height)
 
@@ -232,7 +233,7 @@ class TakeLidOffSaucepan:
             Waypoint(knob + 0.08 * up, rotation(), gripper_open=True, tolerance=0.025),
             Waypoint(knob, rotation(), gripper_open=True, tolerance=0.008),
             Waypoint(knob, rotation(), gripper_open=False, tolerance=0.02),
-            Waypoint(knob + (self.lift + 0.05) * up, rotation(), gripper_open=False, tolerance=0.0),
+            Waypoint(knob + (self.lift + 0.05) * up, rotation(), gripper_open=False, tolerance=np.inf),
         ]
 
 
@@ -296,7 +297,7 @@ class OpenDrawer:
         model.body("cabinet").quat[:] = np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
 
     def state(self, model: MjModel, data: MjData) -> Vector:
-        """[8]: the handle's position in the world and from the tip, the cabinet's yaw, how far it is open."""
+        """[5]: the handle's position from the tip, the cabinet's yaw (rad), how far the drawer is open."""
         handle = _seen_from_tip(data, data.geom("handle_top").xpos)
         return np.concatenate((handle, [_yaw(model)], data.joint("drawer_joint").qpos))
 
@@ -315,7 +316,7 @@ class OpenDrawer:
             ),
             Waypoint(handle, pose, gripper_open=True, tolerance=0.01),
             Waypoint(handle, pose, gripper_open=False, tolerance=0.03),
-            Waypoint(handle - (self.opened + 0.03) * forward, pose, gripper_open=False, tolerance=0.0),
+            Waypoint(handle - (self.opened + 0.03) * forward, pose, gripper_open=False, tolerance=np.inf),
         ]
 
 
@@ -341,7 +342,8 @@ def find(name: str) -> PandaTask:
 
 
 def _seen_from_tip(data: MjData, position: Vector) -> Vector:
-    return np.concatenate((position, position - tip_position(data)))
+    gap: Vector = position - tip_position(data)
+    return gap
 
 
 def _yaw(model: MjModel) -> float:

@@ -47,10 +47,15 @@ class Observation(NamedTuple):
 # --- what must be installed --------------------------------------------------------------------------------
 
 
+def is_installed() -> bool:
+    """Whether the package `rlbench` is there, whatever else it lacks."""
+    return importlib.util.find_spec("rlbench") is not None
+
+
 def missing(*, pixels: bool = True) -> list[str]:
     """What RLBench needs and this machine lacks, each with the way to put it right; empty if nothing."""
     lacks = []
-    if importlib.util.find_spec("rlbench") is None:
+    if not is_installed():
         lacks.append(
             "the package rlbench (pip install git+https://github.com/stepjam/RLBench.git; not on PyPI)"
         )

@@ -33,7 +33,7 @@ from rlzoo.normalize import ObservationScaling, StandardizedTask
 from rlzoo.progress import Progress, evaluation_table, tensorboard_hint
 from rlzoo.run import CONFIG_FILE, create_run_dir, flatten_config, lock_run, plain, write_run_info
 from rlzoo.train import CHECKPOINT, Counters, TrainConfig, Trainer
-from rlzoo.types import Episode, VectorTask
+from rlzoo.types import Episode, FloatArray, VectorTask
 
 Config = TypeVar("Config")
 Options = TypeVar("Options")
@@ -95,6 +95,8 @@ class Benchmark:
             the benchmark with `make` and `load_data`, the experiment with every automatic choice made.
         eval_lanes: how many episodes of an evaluation are played side by side at most; None: all.
         metadata: what else a checkpoint has to hold for `configure`.
+        least_std: what standardised observations [S] are divided by at least.
+        video: whether evaluations are filmed unless --no-video is given.
     """
 
     name: str
@@ -111,6 +113,8 @@ class Benchmark:
     configure: Configure = lambda benchmark, experiment, checkpoint: (benchmark, experiment)
     eval_lanes: int | None = None
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    least_std: FloatArray | float = 0.0
+    video: bool = False
 
 
 def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
@@ -177,6 +181,7 @@ def default_experiment(benchmark: Benchmark, agent: str, task: str) -> Experimen
         train=TrainConfig(**groups["train"]),
         data=DataConfig(**groups["data"]),
         options=benchmark.options,
+        video=benchmark.video,
     )
 
 
@@ -376,7 +381,14 @@ def _data(
             raise UserError("offline training needs data: give --dataset FILE")
         return Data()
     _warn_of_returns(experiment, episodes)
-    return prepare(episodes, experiment.data, seed=experiment.seed, normalized_score=score, note=print)
+    return prepare(
+        episodes,
+        experiment.data,
+        seed=experiment.seed,
+        normalized_score=score,
+        note=print,
+        least_std=benchmark.least_std,
+    )
 
 
 def _check_imitation(experiment: Experiment[Any, Any], data: Data, *, resumed: bool) -> None:

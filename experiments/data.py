@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from rlzoo.demos import observation_statistics, select_episodes, summary
@@ -13,7 +14,7 @@ from rlzoo.errors import UserError
 from rlzoo.normalize import ObservationScaling
 from rlzoo.replay import ReplayBuffer
 from rlzoo.train import TrainConfig
-from rlzoo.types import Episode, Spaces
+from rlzoo.types import Episode, FloatArray, Spaces
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +54,17 @@ def prepare(
     seed: int,
     normalized_score: Callable[[float], float] | None,
     note: Callable[[str], None],
+    least_std: FloatArray | float = 0.0,
 ) -> Data:
     """Choose the demonstrations, say what there is, and standardise.
+
+    Args:
+        episodes: the whole data.
+        config: what is chosen of it, and whether observations are standardised.
+        seed: of the choice.
+        normalized_score: of a return, for the summary.
+        note: is told what there is.
+        least_std: what observations [S] are divided by where their standard deviation is less.
 
     Raises:
         UserError: if nothing is selected.
@@ -75,7 +85,8 @@ def prepare(
     replay = episodes if config.seed_replay else ()
     if not config.standardize:
         return Data(replay, demos)
-    scaling = ObservationScaling(*observation_statistics(episodes))
+    mean, std = observation_statistics(episodes)
+    scaling = ObservationScaling(mean, np.maximum(std, least_std).astype(np.float32))
     scaled = scaling.scale_episodes(episodes)
     by_id = {id(episode): copy for episode, copy in zip(episodes, scaled, strict=True)}
     return Data(scaled if config.seed_replay else (), [by_id[id(episode)] for episode in demos], scaling)

@@ -4,7 +4,8 @@ python experiments/rlbench.py arsq --task reach_target --demos 100
 python experiments/rlbench.py arsq --task push_button --observations state --demos 20
 python experiments/rlbench.py cqn --task open_drawer --simulator rlbench --dataset /data/rlbench_demos
 
-Without --simulator, RLBench where it is installed, else MuJoCo. Scores on the stand-in are not RLBench's.
+Without --simulator, RLBench where the package is installed, else MuJoCo. Scores on the stand-in are not
+RLBench's. Runs with images film each evaluation; --no-video turns that off.
 """
 
 from __future__ import annotations
@@ -23,15 +24,25 @@ import numpy as np
 import torch
 
 from envs import panda_demos, panda_env, panda_scene, panda_tasks, rlbench_env, rlbench_simulator
+from envs.rendering import rendering_backend
 from experiments.common import Benchmark, Experiment, main
 from experiments.presets import rlbench_preset
 from rlzoo.errors import UserError
 from rlzoo.main import run_main
-from rlzoo.manipulation import CAMERAS, FRAME_STACK, IMAGE_SIZE, ActionScale, Demonstration, to_episodes
+from rlzoo.manipulation import (
+    CAMERAS,
+    FRAME_STACK,
+    IMAGE_SIZE,
+    ActionScale,
+    Demonstration,
+    least_std,
+    to_episodes,
+)
 from rlzoo.rlbench_data import load_rlbench
 from rlzoo.types import Episode, VectorTask
 
 START_TOLERANCE = 0.05  # rad
+_BACKENDS = {"egl": "EGL", "osmesa": "OSMesa (software)", "glfw": "GLFW (a window)"}
 Simulator = Literal["rlbench", "mujoco"]
 Observations = Literal["pixels", "state"]
 
@@ -41,8 +52,8 @@ class RLBenchOptions:
     """What is simulated, seen and demonstrated."""
 
     simulator: Literal["auto", "rlbench", "mujoco"] = "auto"
-    """rlbench needs CoppeliaSim and PyRep; mujoco is a stand-in for a few tasks; auto: rlbench where it
-    is installed."""
+    """rlbench needs CoppeliaSim and PyRep; mujoco is a stand-in for a few tasks; auto: rlbench where that
+    package is installed."""
     observations: Observations = "pixels"
     """pixels: camera images and the robot's joints. state: the joints and the poses of the task's objects."""
     demos: int = 100
@@ -71,15 +82,16 @@ class RLBenchOptions:
 def choose_simulator(asked: str, *, draws: bool) -> Simulator:
     """The simulator asked for, or for "auto" the one that is there; `draws`: whether it needs a display.
 
+    Whoever has installed the package `rlbench` wants RLBench: where it cannot run, for want of a display say,
+    the stand-in does not take its place unasked.
+
     Raises:
-        UserError: RLBench was asked for and is not installed; the message names what is missing.
+        UserError: RLBench is asked for or installed and cannot run; the message names what is missing.
     """
-    if asked == "mujoco":
+    if asked == "mujoco" or (asked == "auto" and not rlbench_simulator.is_installed()):
         return "mujoco"
-    if asked == "rlbench":
-        rlbench_simulator.check(pixels=draws)
-        return "rlbench"
-    return "mujoco" if rlbench_simulator.missing(pixels=draws) else "rlbench"
+    rlbench_simulator.check(pixels=draws)
+    return "rlbench"
 
 
 def demonstrations_of(
@@ -141,18 +153,23 @@ def configure(
     """
     options, task = experiment.options, experiment.task
     pixels = options.observations == "pixels"
-    simulator = choose_simulator(options.simulator, draws=pixels or experiment.video)
+    draws = pixels or experiment.video
+    simulator = choose_simulator(options.simulator, draws=draws)
     options = dataclasses.replace(options, simulator=simulator)
     if simulator == "mujoco":
         panda_tasks.find(task)
         print("simulator: MuJoCo, a stand-in; scores on it are not RLBench scores")
+        if draws:  # known to work before demonstrations are recorded
+            print(f"images are drawn with {_BACKENDS[rendering_backend()]}; MUJOCO_GL chooses another way")
     elif experiment.train.processes:
         raise UserError("--processes: RLBench's simulators run in processes of their own anyway")
     demonstrations: list[Demonstration] = []
+    task_state_dim = 0
     if checkpoint is None:
         dataset = experiment.data.dataset
         demonstrations = demonstrations_of(simulator, task, dataset, options, experiment.seed)
         scale = ActionScale.of(demonstrations)
+        task_state_dim = 0 if pixels else demonstrations[0].task_state.shape[1]
     else:
         scale = _saved_scale(checkpoint)
 
@@ -196,6 +213,7 @@ def configure(
         make=make,
         load_data=load_data,
         eval_lanes=1 if simulator == "rlbench" else None,  # a CoppeliaSim each
+        least_std=least_std(task_state_dim),  # for new runs: a resumed one has its scaling in its checkpoint
         metadata={"action_low": torch.from_numpy(scale.low), "action_high": torch.from_numpy(scale.high)},
     )
     return configured, dataclasses.replace(experiment, options=options)
@@ -222,6 +240,7 @@ def benchmark_of(observations: Observations) -> Benchmark:
         options=RLBenchOptions(observations=observations),
         configure=configure,
         script="experiments/rlbench.py",
+        video=observations == "pixels",
     )
 
 

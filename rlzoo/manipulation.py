@@ -49,6 +49,7 @@ TIME_LIMITS = {  # steps; the tasks of ARSQ's and CQN's experiments
     "toilet_seat_up": 150,
     "turn_tap": 125,
 }
+JOINT_UNIT, TASK_UNIT = 1.0, 0.1  # rad; m (also rad), see `least_std`
 DEFAULT_TIME_LIMIT = 150  # steps, for a task that is not in TIME_LIMITS
 
 
@@ -95,7 +96,9 @@ class ActionScale:
     def of(cls, demonstrations: Sequence[Demonstration]) -> ActionScale:
         """The demonstrations' range of each joint's delta, widened on either side; the gripper's is 0..1.
 
-        Each bound is widened by a share of its own size, not of the range, as in CQN's and ARSQ's code.
+        Each bound is widened by a share of its own size, not of the range, as in CQN's and ARSQ's code. A
+        delta of zero is always within, so that every joint can stand still: the references' statistics
+        include an action of zeros per demonstration.
 
         Raises:
             UserError: there are no demonstrations.
@@ -103,7 +106,7 @@ class ActionScale:
         if not demonstrations:
             raise UserError("no demonstrations: the range of the actions is taken from them")
         actions = np.concatenate([demonstration.actions for demonstration in demonstrations])
-        low, high = actions.min(axis=0), actions.max(axis=0)
+        low, high = np.minimum(actions.min(axis=0), 0.0), np.maximum(actions.max(axis=0), 0.0)
         low, high = low - ACTION_MARGIN * np.abs(low), high + ACTION_MARGIN * np.abs(high)
         high = np.maximum(high, low + 1e-4)  # a joint that no demonstration moves needs a width as well
         low[-1], high[-1] = 0.0, 1.0
@@ -136,6 +139,17 @@ def observation_state(
     """``obs["state"]`` [..., 8] or [..., 8 + K]: joints [..., 7], gripper [...], and the task's state."""
     parts = [joint_positions, gripper_open[..., None], *([task_state] if with_task else [])]
     return np.concatenate(parts, axis=-1).astype(np.float32)
+
+
+def least_std(task_state_dim: int) -> FloatArray:
+    """What `observation_state` with the task's state is at least divided by when standardised, [8 + K].
+
+    Demonstrations that all begin at one pose leave joints a standard deviation of 0.1 rad and less. Divided
+    by that, a joint that an agent has moved a little off their paths is far outside of all that it was
+    trained on. So joints count in rad at the finest, and the task's state in tenths of a metre.
+    """
+    units = [JOINT_UNIT] * NUM_JOINTS + [1.0] + [TASK_UNIT] * task_state_dim
+    return np.array(units, np.float32)
 
 
 def to_episodes(

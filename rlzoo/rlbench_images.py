@@ -33,14 +33,19 @@ def frame_files(folder: Path, count: int) -> list[Path]:
     """The folder's frames 0, 1, … count - 1.
 
     Raises:
-        UserError: a frame is missing, or there is one more than observations were recorded.
+        UserError: a frame is missing or there twice ("10.png", "rgb_0010.png"), or there is one more than
+            observations were recorded.
     """
     try:
-        found = {
-            int(match[1]): path for path in folder.iterdir() if (match := _FRAME_NAME.fullmatch(path.name))
-        }
+        paths = sorted(folder.iterdir())
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
+    found: dict[int, Path] = {}
+    for path in paths:
+        if match := _FRAME_NAME.fullmatch(path.name):
+            other = found.setdefault(int(match[1]), path)
+            if other != path:
+                raise UserError(f"{folder}: both {other.name} and {path.name} are frame {int(match[1])}")
     strange = sorted(set(found) ^ set(range(count)))
     if strange:
         what = "frame {} is missing" if strange[0] < count else "no observation belongs to frame {}"

@@ -55,6 +55,9 @@ class TrainConfig:
     """Rows kept for successful online episodes, which then join the demonstrations (where there are any):
     the demonstrations' share of a batch is drawn from both alike. When full, the oldest of them go; the given
     ones stay. 0: none joins."""
+    bootstrap_through_success: bool = False
+    """Store online episodes that end in success as if they had been cut there: the value goes on behind it,
+    as in CQN's and ARSQ's public RLBench code. Given demonstrations are not affected."""
     discount: float = 0.99
     """gamma, per environment step."""
     n_step: int = 1
@@ -256,10 +259,17 @@ class Trainer:
             self._update()
             self.counters.online_updates += 1
         step = self.task.receive()
-        self.replay.add(obs, action, step.reward, step.terminated, step.truncated)
+        self.replay.add(obs, action, step.reward, *self._stored_ends(step))
         self._join_demonstrations()
         self._count(step)
         self.obs = step.obs
+
+    def _stored_ends(self, step: Step) -> tuple[BoolArray, BoolArray]:
+        """Which lanes ended in a terminal state and which were cut [N], as the replay buffer is to see it."""
+        if not self.config.bootstrap_through_success:
+            return step.terminated, step.truncated
+        solved = step.terminated & (step.success == 1)
+        return step.terminated & ~solved, step.truncated | solved
 
     def _choose_action(self, obs: dict[str, Array]) -> FloatArray:
         if self.counters.env_steps < self.config.warmup_steps:

@@ -9,13 +9,13 @@ import torch
 
 from envs import panda_env, rendering
 from envs.panda_env import PandaEnv
-from envs.panda_scene import ARM, FINGERS, HOME
+from envs.panda_scene import ARM, FINGERS, HOME, tip_position
 from envs.panda_tasks import TASKS, ReachTarget
 from rlzoo.errors import UserError
 from rlzoo.manipulation import CAMERAS, FRAME_STACK, MAX_DELTA, TIME_LIMITS, ActionScale
 from rlzoo.replay import FrameStacker
 
-STATE_DIMS = {"reach_target": 14, "push_button": 15, "take_lid_off_saucepan": 15, "open_drawer": 16}
+STATE_DIMS = {"reach_target": 11, "push_button": 12, "take_lid_off_saucepan": 12, "open_drawer": 13}
 OPEN, STILL = np.eye(8, dtype=np.float32)[7], np.zeros(8, np.float32)
 EVERY_TASK = pytest.mark.parametrize("name", TASKS)
 
@@ -76,6 +76,24 @@ def test_states(name):
     np.testing.assert_allclose(state[:, :8], [[*HOME, 1]] * 2, rtol=1e-6)
     (step,) = play(task, random_actions(task, 1))
     assert step.success.tolist() == step.reward.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "others"),
+    [
+        ("reach_target", lambda env: env.data.body("target").xpos, 0),
+        ("push_button", lambda env: env.data.body("button").xpos, 1),
+        ("take_lid_off_saucepan", lambda env: env.data.geom("knob").xpos, 1),
+        ("open_drawer", lambda env: env.data.geom("handle_top").xpos, 2),
+    ],
+)
+def test_objects_are_seen_from_the_tip_alone(name, where, others):
+    env = PandaEnv(name)
+    for seed in range(3):
+        env.reset(seed=seed)
+        env.step(random_actions(panda_env.make(name, 1), 1, seed)[0, 0])
+        assert len(env.task_state) == 3 + others
+        np.testing.assert_allclose(env.task_state[:3], where(env) - tip_position(env.data), atol=1e-6)
 
 
 @EVERY_TASK

@@ -366,6 +366,7 @@ def test_a_camera_that_was_not_recorded(dataset):
     [
         (lambda folder: (folder / "2.png").unlink(), ["3 frames for 4", "frame 2 is missing"]),
         (lambda folder: shutil.copy(folder / "3.png", folder / "4.png"), ["5 frames for 4", "frame 4"]),
+        (lambda folder: shutil.copy(folder / "1.png", folder / "rgb_01.png"), ["1.png and rgb_01.png are"]),
         (lambda folder: [path.unlink() for path in folder.iterdir()], ["0 frames for 4"]),
         (lambda folder: (folder / "1.png").write_bytes(b""), ["1.png", "unreadable"]),
         (lambda folder: (folder / "1.png").write_bytes(b"GIF89a nonsense"), ["1.png", "unreadable"]),

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from envs import panda_demos, rlbench_simulator
+from envs import panda_demos, rendering, rlbench_simulator
 from envs.rendering import rendering_backend
 from experiments import benchmark_rlbench
 from experiments.presets import AGENTS
@@ -79,8 +79,7 @@ def test_every_agent_learns_from_the_tasks_state(agent: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("agent", ["arsq", "cqn", "bc", "dsac-t"])
 def test_agents_learn_from_images(agent: str, tmp_path: Path) -> None:
     needs_rendering()
-    run_dir = train(agent, tmp_path, *PIXELS, "--video")
-    assert (run_dir / "videos" / "step-20.mp4").stat().st_size > 0
+    run_dir = train(agent, tmp_path, *PIXELS)
     saved = load_checkpoint(run_dir / "checkpoints" / "latest.pt")["trainer"]
     assert saved["replay"]["fields"]["pixels"].shape[1:] == (2, 3, 24, 24)
 
@@ -107,9 +106,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
 def test_demonstrations_of_another_scene_are_refused(tmp_path: Path) -> None:
     demonstrations = panda_demos.collect("push_button", 3, seed=1)
-    write_rlbench(tmp_path / "data", "reach_target", demonstrations)  # K is 7 there, 6 here
+    write_rlbench(tmp_path / "data", "reach_target", demonstrations)  # K is 4 there, 3 here
     flags = ["--dataset", str(tmp_path / "data"), "--observations", "state"]
-    with pytest.raises(UserError, match="observations of 15 numbers, but reach_target in mujoco has 14"):
+    with pytest.raises(UserError, match="observations of 12 numbers, but reach_target in mujoco has 11"):
         train("bc", tmp_path, *flags)
 
 
@@ -128,11 +127,54 @@ def test_demonstrations_of_rlbenchs_robot_are_refused_by_the_stand_in(tmp_path: 
         train("bc", tmp_path, *flags)
 
 
-def test_state_needs_no_display_for_rlbench(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stand_in_takes_rlbenchs_place_only_where_the_package_is_absent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     missing = lambda *, pixels=True: ["a display"] if pixels else []  # noqa: E731
     monkeypatch.setattr(rlbench_simulator, "missing", missing)
-    assert choose_simulator("auto", draws=False) == "rlbench"
+    monkeypatch.setattr(rlbench_simulator, "is_installed", lambda: True)
+    assert choose_simulator("auto", draws=False) == "rlbench"  # states need no display
+    with pytest.raises(UserError, match=r"^RLBench cannot run here, it lacks a display.*--simulator mujoco"):
+        choose_simulator("auto", draws=True)
+    assert choose_simulator("mujoco", draws=True) == "mujoco"
+    monkeypatch.setattr(rlbench_simulator, "is_installed", lambda: False)
     assert choose_simulator("auto", draws=True) == "mujoco"
+
+
+def test_what_draws_the_images_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    needs_rendering()
+    train("bc", tmp_path / "images", *PIXELS, "--steps", "1")
+    assert "images are drawn with " in capsys.readouterr().out
+    train("bc", tmp_path / "state", "--observations", "state", "--steps", "1")
+    assert "drawn" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [[], ["--observations", "state", "--video"]])
+def test_without_opengl_no_demonstration_is_recorded(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendering, "_works", lambda name: False)
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.delattr(panda_demos, "collect")
+    with pytest.raises(UserError, match="neither EGL nor OSMesa can draw frames here"):
+        train("bc", tmp_path, *flags)
+
+
+def test_runs_with_images_are_filmed_unless_told_otherwise(tmp_path: Path) -> None:
+    needs_rendering()
+    assert (train("bc", tmp_path, *PIXELS) / "videos" / "step-20.mp4").stat().st_size > 0
+    for name, flags in (("off", [*PIXELS, "--no-video"]), ("state", ["--observations", "state"])):
+        run_dir = train("bc", tmp_path / name, *flags)
+        assert not list(run_dir.glob("videos/*.mp4"))
+
+
+def test_states_are_divided_by_no_less_than_their_physical_units(tmp_path: Path) -> None:
+    run_dir = train("bc", tmp_path, "--observations", "state", "--task", "push_button", "--steps", "1")
+    scaling = load_checkpoint(run_dir / "checkpoints" / "latest.pt")["scaling"]
+    assert scaling["std"][:8].tolist() == [1.0] * 8  # rad; their deviation is about 0.2
+    assert bool((scaling["std"][8:] >= 0.1).all())  # m
+    assert scaling["std"][11] == pytest.approx(0.1)  # the button moves by some mm
+    assert abs(scaling["mean"][3]) > 1  # the mean is the demonstrations'
 
 
 def test_demonstrations_come_from_a_folder_in_rlbenchs_layout(

@@ -448,6 +448,21 @@ def make_goals_trainer(
     return trainer, joined
 
 
+@pytest.mark.parametrize("bootstraps", [False, True])
+def test_success_is_bootstrapped_through_where_asked_for(tmp_path: Path, bootstraps: bool) -> None:
+    config = dataclasses.replace(CONFIG, bootstrap_through_success=bootstraps)
+    trainer, joined = make_goals_trainer(config)
+    train(trainer, tmp_path)
+    for buffer in (trainer.replay, joined):
+        batch = buffer.sample(500)
+        solved = batch.reward == 1
+        assert solved.any()
+        assert torch.equal(batch.discount, torch.where(solved & (not bootstraps), 0.0, 0.99))
+    assert trainer.demos is not None
+    given = trainer.demos.sample(200)
+    assert bool((given.discount == 0).any())  # the demonstration's end
+
+
 @pytest.mark.parametrize("capacity", [10_000, 11, 4])
 def test_successful_episodes_join_the_demonstrations_whole(tmp_path: Path, capacity: int) -> None:
     trainer, joined = make_goals_trainer(CONFIG, join_capacity=capacity)
