@@ -192,7 +192,7 @@ def _load_experiment(
     path = run_dir / CONFIG_FILE
     try:
         config = yaml.safe_load(path.read_text())
-        made_by = config.pop("benchmark", benchmark.name)
+        script = config.pop("script", benchmark.script)
         name = config.pop("agent_name")
         fields = {
             **config,
@@ -210,8 +210,8 @@ def _load_experiment(
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a run's configuration: {reason}") from error
-    if made_by != benchmark.name:
-        raise UserError(f"{run_dir} is a run of {made_by}: go on with it by experiments/{made_by}.py")
+    if script != benchmark.script:
+        raise UserError(f"{run_dir} is a run of {script}: go on with it there")
     experiment: Experiment[Any, Any] = parse_flags(
         Experiment[AGENTS[name].config, type(benchmark.options)],  # type: ignore[misc]
         args=arguments,
@@ -433,7 +433,7 @@ def _train(
     resumed: bool,
 ) -> None:
     counters = trainer.counters
-    config = {"benchmark": benchmark.name, "agent_name": name, **plain(experiment)}
+    config = {"script": benchmark.script, "agent_name": name, **plain(experiment)}
     write_run_info(run_dir, arguments=sys.argv, config=config, step=counters.step)
     total = trainer.config.offline_steps + trainer.config.steps
     with (

@@ -303,8 +303,8 @@ def test_what_a_resumed_run_cannot_be(tmp_path: Path) -> None:
         main(BENCHMARK, ["--resume", run_dir, "--steps", "30"])
     with pytest.raises(UserError, match="is a run of sac, not of td3"):
         main(BENCHMARK, ["td3", "--resume", run_dir])
-    with pytest.raises(UserError, match=r"is a run of mujoco: go on with it by experiments/mujoco\.py"):
-        main(D4RL, ["--resume", run_dir])
+    with pytest.raises(UserError, match=r"is a run of experiments/mujoco\.py: go on with it there"):
+        main(d4rl.BENCHMARK, ["--resume", run_dir])
     with lock_run(Path(run_dir)), pytest.raises(UserError, match="another process is training this run"):
         main(BENCHMARK, ["--resume", run_dir])
     assert main(BENCHMARK, ["sac", "--resume", run_dir, "--steps", "84"]) == 0
