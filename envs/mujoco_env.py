@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import importlib
 import io
+import sys
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,21 @@ def make(task: str, num_envs: int, *, processes: bool = False, render: bool = Fa
     backend = (
         rendering_backend() if render and not _entry_point(find(task)).startswith(_DRAWN_BY_PYGAME) else None
     )
-    make_envs = [partial(make_env, task, render=render and i == 0, backend=backend) for i in range(num_envs)]
+    _warn_of_no_time_limit(task)
+    make_envs = [
+        functools.partial(make_env, task, render=render and i == 0, backend=backend) for i in range(num_envs)
+    ]
     return GymVectorTask(task, make_envs, processes=processes)
+
+
+@functools.cache  # once for the copies to train in and those to evaluate in
+def _warn_of_no_time_limit(task: str) -> None:
+    if find(task).max_episode_steps is None:
+        print(
+            f"warning: {task} is registered without a time limit (max_episode_steps): unless it ends its "
+            "episodes itself, an evaluation never ends",
+            file=sys.stderr,
+        )
 
 
 def make_env(task: str, *, render: bool = False, backend: str | None = None) -> Environment:

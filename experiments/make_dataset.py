@@ -32,11 +32,11 @@ import tyro
 from envs import d4rl_env, mujoco_env
 from envs.d4rl_tasks import TASKS
 from envs.gym_env import GymVectorTask
-from experiments import d4rl
+from experiments import d4rl, mujoco
 from experiments.presets import AGENTS
 from rlzoo.checkpoint import load_checkpoint
 from rlzoo.demo_writers import check_minari_name, write_d4rl, write_minari
-from rlzoo.demos import load_episodes, summary
+from rlzoo.demos import summary
 from rlzoo.errors import UserError
 from rlzoo.evaluate import policy_action
 from rlzoo.files import check_writable
@@ -224,22 +224,9 @@ def merged(settings: Settings, task: str) -> list[Episode]:
     Raises:
         UserError: a file cannot be read or does not fit the task.
     """
-    low, high = bounds(task)
-    episodes = []
+    load = (d4rl if task in TASKS else mujoco).BENCHMARK.load_data
     with closing(make_task(task, 1)) as copies:
-        for source in settings.datasets:
-            if task in TASKS:
-                episodes += d4rl.BENCHMARK.load_data(task, source, copies) or []
-                continue
-            episodes += load_episodes(
-                source,
-                state_dim=copies.spaces.state_dim,
-                action_dim=copies.spaces.action_dim,
-                action_low=low,
-                action_high=high,
-                max_episode_steps=mujoco_env.find(task).max_episode_steps,
-            )
-    return episodes
+        return [episode for source in settings.datasets for episode in load(task, source, copies) or []]
 
 
 def bounds(task: str) -> tuple[FloatArray | float, FloatArray | float]:

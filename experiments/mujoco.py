@@ -47,7 +47,8 @@ def _preset(agent: str, task: str) -> dict[str, Any]:
 def _remark(task: str) -> str:
     if task not in MUJOCO_TASKS:
         return ""
-    return f"DSAC-T's paper reports {MUJOCO_TASKS[task].paper_return:g} here (5 seeds, 30 M steps)"
+    reported = MUJOCO_TASKS[task].paper_return
+    return f"DSAC-T's paper reports {reported:g} for DSAC-T on this task (5 seeds, 30 M steps)"
 
 
 BENCHMARK = Benchmark(

@@ -17,12 +17,11 @@ CPU = torch.device("cpu")
 
 def build(golden: Golden) -> DSACT:
     config = golden.config
-    assert config["activation"] == "gelu (exact)"
     agent = DSACT(
         Spaces(config["obs_dim"], config["action_dim"]),
         DSACTConfig(
             hidden=tuple(config["hidden"]),
-            activation="gelu",
+            activation=config["activation"].partition(" ")[0],  # "gelu (exact)"
             log_std_range=tuple(config["policy_log_std_range"]),
             critic_lr=config["lr_q"],
             actor_lr=config["lr_pi"],

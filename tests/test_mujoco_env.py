@@ -161,6 +161,18 @@ def test_a_module_of_ones_own(tmp_path, monkeypatch):
     assert [bool(step[3]) for step in play(task, actions_for(task, 5))] == [False] * 4 + [True]
 
 
+def test_a_task_without_a_time_limit_is_warned_of(tmp_path, monkeypatch, capsys):
+    (tmp_path / "endless_tasks.py").write_text(
+        "import gymnasium as gym\ngym.register('Endless-v0', 'gymnasium.envs.classic_control:PendulumEnv')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for _ in range(2):
+        mujoco_env.make("endless_tasks:Endless-v0", 1).close()
+    assert capsys.readouterr().err.count("registered without a time limit") == 1
+    mujoco_env.make("Pendulum-v1", 1).close()
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
