@@ -37,7 +37,8 @@ FLAGS = {
     "arsq": [
         *("--batch-size", "128", "--demo-fraction", "1", "--agent.hidden", "256", "256"),
         *("--agent.activation", "relu", "--agent.levels", "2", "--agent.bins", "7", "--agent.lr", "1e-3"),
-        *("--agent.temperature", "1", "--agent.td-weight", "0.01", "--agent.act-with", "target"),
+        *("--agent.temperature", "0.01", "--agent.td-weight", "0.01"),
+        *("--agent.act-with", "target", "--agent.tau", "0.001"),
     ],
 }
 
