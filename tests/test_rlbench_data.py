@@ -581,10 +581,10 @@ def test_a_cache_that_cannot_be_written_is_no_error(dataset, cache, capsys):
 def test_the_action_scale_widens_each_bound_by_its_own_size():
     positions = np.zeros((4, 7), np.float32)
     positions[:, 0] = [0, 0.1, 0.05, 0.05]  # deltas 0.1, -0.05, 0
-    positions[:, 1] = [0, 0.05, 0.15, 0.35]  # deltas 0.05, 0.1, 0.2
+    positions[:, 1] = [0, 0.05, 0.15, 0.35]  # deltas 0.05, 0.1, 0.2; 0 belongs to the range too
     demonstration = Demonstration(positions, np.float32([1, 1, 0, 0]), None, np.zeros((4, 0), np.float32))
     scale = ActionScale.of([demonstration])
-    np.testing.assert_allclose(scale.low[[0, 1, 7]], [-0.06, 0.04, 0], rtol=1e-5)
+    np.testing.assert_allclose(scale.low[[0, 1, 7]], [-0.06, 0, 0], rtol=1e-5)
     np.testing.assert_allclose(scale.high[[0, 1, 7]], [0.12, 0.24, 1], rtol=1e-5)
     normalized = scale.normalize(demonstration.actions)
     assert np.abs(normalized).max() <= 1
