@@ -22,6 +22,7 @@ from gymnasium.spaces import Box
 
 from envs.d4rl_tasks import D4RLTask, find
 from envs.gym_env import Environment, GymVectorTask
+from envs.rendering import import_mujoco
 from rlzoo.types import Array
 
 StepResult = tuple[Array, float, bool, bool, dict[str, Any]]
@@ -61,6 +62,7 @@ def make_env(task: str, *, render: bool = False) -> Environment:
         UserError: there is no task of that name; the message has the nearest ones.
     """
     row = find(task)
+    import_mujoco()
     build: Callable[..., Environment] = {
         "locomotion": _make_locomotion,
         "adroit": _make_adroit,

@@ -30,7 +30,7 @@ from envs.panda_scene import (
     make_spec,
 )
 from envs.panda_tasks import find
-from envs.rendering import rendering_backend, use_backend
+from envs.rendering import import_mujoco, rendering_backend, use_backend
 from rlzoo.errors import UserError
 from rlzoo.manipulation import (
     ACTION_DIM,
@@ -243,5 +243,6 @@ def make_env(task: str, *, backend: str | None = None, **options: Any) -> gym.En
     """
     if backend is not None:
         use_backend(backend)
+    import_mujoco()
     env = PandaEnv(task, **options)
     return gym.wrappers.TimeLimit(env, env.time_limit)

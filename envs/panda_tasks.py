@@ -47,7 +47,7 @@ class Waypoint:
         rotation: [3, 3], of the gripper (see `envs.panda_scene.rotation`).
         gripper_open: whether it is to be open on the way there.
         tolerance: m, how near counts as there. A demonstration ends when the task is solved and its last
-            waypoint reached; inf: as soon as it is solved.
+            waypoint reached; inf: at any distance.
     """
 
     position: Vector

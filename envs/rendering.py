@@ -22,6 +22,9 @@ print("works")
 """
 
 
+_in_use: set[str] = set()  # what this process has been made to draw with
+
+
 def rendering_backend() -> str:
     """Choose what draws frames offscreen, for this process and those it starts, and return its name.
 
@@ -61,7 +64,8 @@ def import_mujoco() -> None:
     """
     if "mujoco" in sys.modules:
         return
-    chosen = os.environ.pop("MUJOCO_GL", None)
+    # What `use_backend` has set works, and who draws without Gymnasium needs MuJoCo to know it.
+    chosen = None if _in_use else os.environ.pop("MUJOCO_GL", None)
     try:
         importlib.import_module("mujoco")
     finally:
@@ -72,6 +76,7 @@ def import_mujoco() -> None:
 def use_backend(backend: str) -> None:
     """Make this process draw with `backend`: "egl", "osmesa" or "glfw"."""
     os.environ.update(_variables(backend))
+    _in_use.add(backend)
 
 
 def _variables(backend: str) -> dict[str, str]:

@@ -329,13 +329,14 @@ def _build(
 
 def _refuse_fewer_steps(config: TrainConfig, done: Counters) -> None:
     """A resumed run that is to have fewer steps than it has done is a mistake."""
-    for name, asked, steps in (
-        ("--steps", config.steps, done.env_steps),
-        ("--offline-steps", config.offline_steps, done.offline_updates),
-    ):
-        # The last iteration steps every environment, and may so do a few more than were asked for.
-        if asked <= steps - config.num_envs:
-            raise UserError(f"{name} is {asked:,}, but the run has done {steps:,} already")
+    # The last iteration steps every environment, and may so do a few more than were asked for.
+    if config.steps <= done.env_steps - config.num_envs:
+        raise UserError(f"--steps is {config.steps:,}, but the run has done {done.env_steps:,} already")
+    if config.offline_steps < done.offline_updates:
+        raise UserError(
+            f"{config.offline_steps:,} offline updates are asked for, but the run has done "
+            f"{done.offline_updates:,} already"
+        )
 
 
 def eval_lanes(episodes: int, most: int | None) -> int:
@@ -380,8 +381,7 @@ def _data(
         if loop_settings(experiment).offline_steps:
             raise UserError("offline training needs data: give --dataset FILE")
         return Data()
-    _warn_of_returns(experiment, episodes)
-    return prepare(
+    data = prepare(
         episodes,
         experiment.data,
         seed=experiment.seed,
@@ -389,6 +389,8 @@ def _data(
         note=print,
         least_std=benchmark.least_std,
     )
+    _warn_of_returns(experiment, episodes)
+    return data
 
 
 def _check_imitation(experiment: Experiment[Any, Any], data: Data, *, resumed: bool) -> None:

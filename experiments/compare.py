@@ -119,7 +119,7 @@ def tell_apart(runs: Iterable[Run]) -> list[Run]:
     labelled = []
     for members in group(runs).values():
         keys = sorted({key for run in members for key in run.settings})
-        # A setting that an older run does not know had no other value then.
+        # A setting that an older run does not know is taken to be as in the others.
         known = {key: {str(run.settings[key]) for run in members if key in run.settings} for key in keys}
         differing = [key for key in keys if len(known[key]) > 1]
         for run in members:
@@ -151,8 +151,9 @@ def shortest_names(values: list[str]) -> dict[str, str]:
 
 def mean_and_spread(values: list[float]) -> str:
     """`mean ± sample standard deviation`, the latter only with two seeds or more."""
-    mean = f"{statistics.mean(values):,.1f}"
-    return f"{mean} ± {statistics.stdev(values):,.1f}" if len(values) > 1 else mean
+    digits = 2 if max(map(abs, values)) <= 1 else 1  # a rate of success needs more than 0.9
+    mean = f"{statistics.mean(values):,.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else mean
 
 
 def table(runs: list[Run], minutes: float | None = None) -> str:

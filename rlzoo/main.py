@@ -63,7 +63,9 @@ def parse_flags(form: Any, **options: Any) -> Any:
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown):
-            return tyro.cli(form, **options)
+            filled = tyro.cli(form, **options)
+        sys.stderr.write(shown.getvalue())  # warnings
+        return filled
     except SystemExit as stop:
         if not stop.code:
             raise  # after --help

@@ -291,6 +291,8 @@ class Trainer:
 
     def _watch(self, metrics: Mapping[str, Tensor]) -> None:
         """Note, without waiting for the device, what is not finite: the next update may hide it again."""
+        if not metrics:
+            return
         finite = torch.isfinite(torch.stack(list(metrics.values())))
         bad = torch.where(finite, NEVER, self.counters.step)
         names = tuple(metrics)
@@ -299,11 +301,18 @@ class Trainer:
 
     def _check_finite(self) -> None:
         """Raise a UserError that names the first metric since the start that was not finite, if one was."""
-        for names, steps in self.first_bad.items():
-            for name, step in zip(names, steps.tolist(), strict=True):
-                if step < NEVER:
-                    value = float(self.metrics[name])
-                    self._fail_not_finite(name, "not finite" if math.isfinite(value) else value, step)
+        first = min(
+            (
+                found
+                for names, steps in self.first_bad.items()
+                for found in zip(steps.tolist(), names, strict=True)
+            ),
+            default=(NEVER, ""),
+        )
+        step, name = first
+        if step < NEVER:
+            value = float(self.metrics[name])
+            self._fail_not_finite(name, "not finite" if math.isfinite(value) else value, step)
 
     def _sample(self) -> Batch:
         """A fixed number of demonstrations, and the rest from the replay buffer."""
@@ -379,7 +388,7 @@ class Trainer:
         self.progress.update(self.counters.step, self.counters.updates, **values)
 
     def _read_metrics(self) -> dict[str, float]:
-        """The latest metrics on the host, in one transfer.
+        """The latest metrics on the host.
 
         Raises:
             UserError: if one is not finite, or has not been since the start.
@@ -399,8 +408,8 @@ class Trainer:
 
     def _evaluate(self) -> None:
         # Evaluation must not disturb training: not its random numbers, not its clock.
+        self._check_finite()  # it waits for the updates under way, which are training
         started = time.monotonic()
-        self._check_finite()
         result = evaluate(
             self.agent,
             self.eval_task,

@@ -150,10 +150,13 @@ class _Stack:
         elif name.endswith("GET"):
             self.entries.append(self.memo.get(index, False))  # the unpickler refuses what is not there
         else:
-            popped = self._pop(opcode)
-            keys = popped[-2:-1] if name == "SETITEM" else popped[::2]
-            if name in ("SETITEM", "SETITEMS", "DICT") and any(keys):
+            below, above = self._pop(opcode)
+            keys = {"SETITEM": below[1:2], "SETITEMS": above[::2], "DICT": above[::2]}
+            if any(keys.get(name, ())):
                 raise pickle.UnpicklingError("a tuple is a dictionary's key")
+            # With nothing to add, the unpickler leaves whatever lies there where it is.
+            if name in ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD") and below[0]:
+                raise pickle.UnpicklingError("a tuple is changed")
             is_tuple = name.endswith("TUPLE") or name in ("TUPLE1", "TUPLE2", "TUPLE3")
             self.entries += [is_tuple] * len(opcode.stack_after)
 
@@ -166,10 +169,10 @@ class _Stack:
         """The entries that cannot be reached: those below the last mark."""
         return self.marks[-1] if self.marks else 0
 
-    def _pop(self, opcode: pickletools.OpcodeInfo) -> list[bool]:
-        """Take what the opcode takes; returns what lay above the mark, or all of it where there is none."""
+    def _pop(self, opcode: pickletools.OpcodeInfo) -> tuple[list[bool], list[bool]]:
+        """Take what the opcode takes: what lay below its mark, or all of it if it has none, and above."""
         taken = opcode.stack_before
-        above: list[bool] | None = None
+        above: list[bool] = []
         if pickletools.markobject in taken:
             if not self.marks:
                 raise pickle.UnpicklingError("the pickle goes back to a mark that it has not set")
@@ -182,7 +185,7 @@ class _Stack:
             raise pickle.UnpicklingError("the pickle takes more than it has put down")
         below = self.entries[first:]
         del self.entries[first:]
-        return below if above is None else above
+        return below, above
 
 
 def _argument(data: bytes, position: int, opcode: pickletools.OpcodeInfo) -> tuple[int, int]:
@@ -344,7 +347,8 @@ class _Resolver:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._done: dict[int, tuple[Any, int]] = {}  # by id: what a value is replaced by, and its count
+        # By id: what a value is replaced by, its count, and the value itself, so that its id stays taken.
+        self._done: dict[int, tuple[Any, int, Any]] = {}
 
     def __call__(self, value: Any) -> Any:
         """`value` with arrays for shells; raises UnpicklingError where it is malformed or too large."""
@@ -355,8 +359,8 @@ class _Resolver:
             resolved, parts = self._replace(value)
             if parts >= self._limit:
                 raise pickle.UnpicklingError("shares its contents so often that they are too many")
-            self._done[id(value)] = resolved, parts + 1
-        return self._done[id(value)]
+            self._done[id(value)] = resolved, parts + 1, value
+        return self._done[id(value)][:2]
 
     def _replace(self, value: Any) -> tuple[Any, int]:
         """What stands for `value`, and how many values it holds."""

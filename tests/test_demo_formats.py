@@ -496,6 +496,9 @@ PAIRS = b")q\x00" + b"".join(b"h%ch%c\x86q%c" % (index, index, index + 1) for in
         b"\x80\x02}(" + PAIRS + b"Nu.",  # by SETITEMS
         b"\x80\x02(" + PAIRS + b"Nd.",  # by DICT
         b"\x80\x02}(h\x00" + PAIRS + b"u.",  # taken from the memo before it is there
+        b"\x80\x02}" + PAIRS + b"NbNs.",  # after a BUILD that changes nothing
+        b"\x80\x02}" + PAIRS + b"(eNs.",  # after an APPENDS of nothing
+        b"\x80\x02}" + PAIRS + b"(uNs.",  # after a SETITEMS of nothing
         b"\x80\x02](" + PAIRS + b"e.",  # as a value, to be handed out
         b"\x80\x02cnumpy\ndtype\n(" + PAIRS + b"tR.",  # as a dtype's name
         b"\x80\x02cnumpy._core.numeric\n_frombuffer\n(C\x01acnumpy\ndtype\n(X\x02\x00\x00\x00i1K\x00K\x01tR"
@@ -517,6 +520,13 @@ def test_small_pickles_of_something_enormous_are_refused_at_once(tmp_path, data)
         load_pickle(path)
     assert time.process_time() - started < 5
     assert len(str(caught.value)) < 1000
+
+
+def test_records_without_a_state_have_no_fields(tmp_path):
+    path, bare = tmp_path / "a.pickle", Thing.__new__(Thing)
+    path.write_bytes(pickle.dumps([Thing(), bare, Thing(), Thing.__new__(Thing)], 2))
+    read = load_pickle(path, records=[f"{Thing.__module__}.Thing"])
+    assert [set(record.fields) for record in read] == [{"colour"}, set(), {"colour"}, set()]
 
 
 def test_an_episode_listed_a_thousand_times_is_refused(tmp_path):

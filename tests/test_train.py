@@ -318,6 +318,20 @@ def test_a_loss_that_is_not_finite_in_one_update_alone_stops_the_run(tmp_path: P
     assert not (tmp_path / "checkpoints" / CHECKPOINT).exists()
 
 
+def test_the_first_metric_that_was_not_finite_is_named(tmp_path: Path) -> None:
+    """DSAC-T's two kinds of update log different metrics."""
+    trainer = make_trainer()
+    bad = torch.tensor(float("nan"))
+    trainer.counters.env_steps = 200
+    trainer._watch({"loss/critic": torch.tensor(0.0), "policy/temperature": bad})
+    trainer.counters.env_steps = 101
+    trainer._watch({"loss/critic": bad})
+    trainer._watch({})
+    trainer.metrics, trainer.run_dir = {"loss/critic": torch.tensor(0.0), "policy/temperature": bad}, tmp_path
+    with pytest.raises(UserError, match="loss/critic became not finite by step 101 "):
+        trainer._check_finite()
+
+
 def test_a_return_that_is_not_finite_is_no_best_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer()
     receive = trainer.eval_task.receive
