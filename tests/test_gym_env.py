@@ -445,9 +445,10 @@ def test_a_killed_process_gives_one_clear_error(is_under_way):
     task = counting(2, processes=True)
     task.reset(0)
     assert task._workers is not None
-    if is_under_way:
-        task.send(zeros(task, 1)[0])
     victim = task._workers.processes[0]
+    if is_under_way:
+        os.kill(victim.pid, signal.SIGSTOP)  # or it might answer before it is killed
+        task.send(zeros(task, 1)[0])
     os.kill(victim.pid, signal.SIGKILL)
     victim.join()
     with pytest.raises(RuntimeError, match=r"^Counting-v0: a simulator's process ended unexpectedly"):
