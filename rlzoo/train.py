@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -301,15 +302,8 @@ class Trainer:
 
     def _check_finite(self) -> None:
         """Raise a UserError that names the first metric since the start that was not finite, if one was."""
-        first = min(
-            (
-                found
-                for names, steps in self.first_bad.items()
-                for found in zip(steps.tolist(), names, strict=True)
-            ),
-            default=(NEVER, ""),
-        )
-        step, name = first
+        known = [zip(steps.tolist(), names, strict=True) for names, steps in self.first_bad.items()]
+        step, name = min(itertools.chain(*known), default=(NEVER, ""))
         if step < NEVER:
             value = float(self.metrics[name])
             self._fail_not_finite(name, "not finite" if math.isfinite(value) else value, step)

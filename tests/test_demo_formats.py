@@ -485,38 +485,45 @@ def test_pickles_that_are_refused(tmp_path, data):
     assert "\n" not in str(caught.value)
 
 
-# A pair of pairs of pairs …, each the same object twice: bytes that would take 2^40 steps to walk through.
-PAIRS = b")q\x00" + b"".join(b"h%ch%c\x86q%c" % (index, index, index + 1) for index in range(40))
+# A pair of pairs of pairs …, each the same object twice: bytes that would take 2^40 steps to walk through. It
+# alone is left on the stack: the pair before is popped (0) before the next is made of it.
+PAIRS = b")q\x00" + b"".join(b"0h%ch%c\x86q%c" % (index, index, index + 1) for index in range(40))
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "reason"),
     [
-        b"\x80\x02}" + PAIRS + b"Ns.",  # as a dictionary's key, by SETITEM
-        b"\x80\x02}(" + PAIRS + b"Nu.",  # by SETITEMS
-        b"\x80\x02(" + PAIRS + b"Nd.",  # by DICT
-        b"\x80\x02}(h\x00" + PAIRS + b"u.",  # taken from the memo before it is there
-        b"\x80\x02}" + PAIRS + b"NbNs.",  # after a BUILD that changes nothing
-        b"\x80\x02}" + PAIRS + b"(eNs.",  # after an APPENDS of nothing
-        b"\x80\x02}" + PAIRS + b"(uNs.",  # after a SETITEMS of nothing
-        b"\x80\x02](" + PAIRS + b"e.",  # as a value, to be handed out
-        b"\x80\x02cnumpy\ndtype\n(" + PAIRS + b"tR.",  # as a dtype's name
-        b"\x80\x02cnumpy._core.numeric\n_frombuffer\n(C\x01acnumpy\ndtype\n(X\x02\x00\x00\x00i1K\x00K\x01tR"
-        + PAIRS
-        + b"X\x01\x00\x00\x00CtR.",  # as an array's shape
-        b"\x80\x02N" + b"2\x86" * 40 + b".",  # by DUP, which no pickler writes
-        b"\x80\x02](c_codecs\nencode\nq\x00X\x40\x42\x0f\x00"
-        + b"a" * 1_000_000
-        + b"q\x01X\x06\x00\x00\x00latin1q\x02\x86R"
-        + b"h\x00h\x01h\x02\x86R" * 20_000
-        + b"e.",  # 20 GB of bytes from one text
+        (b"\x80\x02}" + PAIRS + b"Ns.", "dictionary's key"),  # by SETITEM
+        (b"\x80\x02}(" + PAIRS + b"Nu.", "dictionary's key"),  # by SETITEMS
+        (b"\x80\x02(" + PAIRS + b"Nd.", "dictionary's key"),  # by DICT
+        (b"\x80\x02" + PAIRS + b"0}h\x28Ns.", "dictionary's key"),  # from the memo
+        (b"\x80\x02}" + PAIRS + b"NbNs.", "a tuple is changed"),  # after a BUILD that changes nothing
+        (b"\x80\x02}" + PAIRS + b"(eNs.", "a tuple is changed"),  # after an APPENDS of nothing
+        (b"\x80\x02}" + PAIRS + b"(uNs.", "a tuple is changed"),  # after a SETITEMS of nothing
+        (b"\x80\x02](" + PAIRS + b"e.", "shares its contents"),  # as a value, to be handed out
+        (b"\x80\x02cnumpy\ndtype\n(" + PAIRS + b"tR.", "an array of type a tuple"),
+        (
+            b"\x80\x02cnumpy._core.numeric\n_frombuffer\n(U\x01acnumpy\ndtype\n(X\x02\x00\x00\x00i1K\x00K\x01tR"
+            + PAIRS
+            + b"X\x01\x00\x00\x00CtR.",
+            "no array's shape",
+        ),
+        (b"\x80\x02N" + b"2\x86" * 40 + b".", "opcode 0x32"),  # by DUP, which no pickler writes
+        (
+            b"\x80\x02](c_codecs\nencode\nq\x00X\x40\x42\x0f\x00"
+            + b"a" * 1_000_000
+            + b"q\x01X\x06\x00\x00\x00latin1q\x02\x86R"
+            + b"h\x00h\x01h\x02\x86R" * 20_000
+            + b"e.",
+            "more bytes than the file has",  # 20 GB from one text
+        ),
     ],
 )
-def test_small_pickles_of_something_enormous_are_refused_at_once(tmp_path, data):
+def test_small_pickles_of_something_enormous_are_refused_at_once(tmp_path, data, reason):
     path = tmp_path / "a.pickle"
     path.write_bytes(data)
     started = time.process_time()
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=reason) as caught:
         load_pickle(path)
     assert time.process_time() - started < 5
     assert len(str(caught.value)) < 1000

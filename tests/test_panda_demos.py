@@ -40,7 +40,12 @@ def test_collected_demonstrations_keep_to_the_contract(name):
     assert len(demonstrations) == 6
     for demonstration in demonstrations:
         steps = len(demonstration.actions)
-        assert 4 < steps < 0.9 * TIME_LIMITS[name]
+        assert steps < TIME_LIMITS[name]
+        solved = steps
+        if name == "reach_target":  # what follows is the way on to the centre
+            distances = np.linalg.norm(demonstration.task_state, axis=1)
+            solved = int(np.flatnonzero(distances < ReachTarget.radius)[0])
+        assert 4 < solved < 0.7 * TIME_LIMITS[name]
         assert demonstration.joint_positions.shape == (steps + 1, 7)
         assert demonstration.joint_targets.shape == (steps + 1, 7)
         assert demonstration.gripper_open.shape == (steps + 1,)
