@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar, Union
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union
 
 import pydantic
 import torch
@@ -64,6 +64,10 @@ class Experiment(Generic[Config, Options]):
     """auto (a GPU if there is one), cpu, cuda, cuda:1, …"""
     threads: int | None = None
     """CPU threads of PyTorch; None: one per core. With several runs side by side, 1 each is fastest."""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """How products of float32 matrices are rounded (`torch.set_float32_matmul_precision`): highest, not at
+    all; high, to TF32 on GPUs that have it; medium, also to bfloat16 on CPUs that have it (AMX). Weights,
+    sums and everything else stay float32."""
     video: bool = False
     """Film the first episode of each evaluation into videos/ (needs EGL or OSMesa)."""
     runs_dir: Path = Path("results/runs")
@@ -261,6 +265,7 @@ def run(
         if experiment.threads < 1:
             raise UserError(f"--threads is {experiment.threads}, expected at least 1")
         torch.set_num_threads(experiment.threads)
+    torch.set_float32_matmul_precision(experiment.matmul_precision)
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal(at_once=True))
         checkpoint = None
