@@ -129,7 +129,7 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
     known, rest = early.parse_known_args(arguments)
     if known.resume is not None:
         agent, rest = (rest[0], rest[1:]) if rest and not rest[0].startswith("-") else (None, rest)
-        name, experiment = _load_experiment(benchmark, known.resume, rest)
+        name, experiment = load_experiment(benchmark, known.resume, rest)
         if agent not in (None, name):
             raise UserError(f"{known.resume} is a run of {name}, not of {agent}")
         return run(benchmark, name, experiment, resume=known.resume)[0]
@@ -189,10 +189,15 @@ def default_experiment(benchmark: Benchmark, agent: str, task: str) -> Experimen
     )
 
 
-def _load_experiment(
+def load_experiment(
     benchmark: Benchmark, run_dir: Path, arguments: list[str]
 ) -> tuple[str, Experiment[Any, Any]]:
-    """The experiment of an earlier run, with `arguments` on top of its settings."""
+    """The experiment of an earlier run, with `arguments` on top of its settings.
+
+    Raises:
+        UserError: its configuration cannot be read or is another script's, or the arguments change what a
+            resumed run keeps.
+    """
     path = run_dir / CONFIG_FILE
     try:
         config = yaml.safe_load(path.read_text())
@@ -377,8 +382,7 @@ def _data(
 ) -> Data:
     """The run's data; a resumed run has it in its checkpoint already, but for the scaling of observations."""
     if checkpoint is not None:
-        saved = checkpoint.get("scaling")
-        return Data(scaling=None if saved is None else ObservationScaling.from_state(saved))
+        return Data(scaling=ObservationScaling.of_checkpoint(checkpoint))
     episodes = benchmark.load_data(experiment.task, experiment.data.dataset, task)
     if episodes is None and experiment.data.dataset is not None:
         raise UserError(f"{benchmark.name} has no use for --dataset")

@@ -25,7 +25,6 @@ from typing import Any, Literal
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-import pydantic
 import torch
 import tyro
 
@@ -33,8 +32,7 @@ from envs import d4rl_env, mujoco_env
 from envs.d4rl_tasks import TASKS
 from envs.gym_env import GymVectorTask
 from experiments import d4rl, mujoco
-from experiments.presets import AGENTS
-from rlzoo.checkpoint import load_checkpoint
+from experiments.trained import load_agent, read_run
 from rlzoo.demo_writers import check_minari_name, write_d4rl, write_minari
 from rlzoo.demos import summary
 from rlzoo.errors import UserError
@@ -102,18 +100,6 @@ def make_task(task: str, num_envs: int) -> GymVectorTask:
     return (d4rl_env if task in TASKS else mujoco_env).make(task, num_envs)
 
 
-def read_run(run_dir: Path, name: str) -> dict[str, Any]:
-    """The checkpoint `name` of a run.
-
-    Raises:
-        UserError: it is missing, damaged, or of an agent that is not known here.
-    """
-    checkpoint = load_checkpoint(run_dir / "checkpoints" / name)
-    if checkpoint.get("agent_name") not in AGENTS:
-        raise UserError(f"{run_dir} was trained by {checkpoint.get('agent_name')!r}, which is no agent here")
-    return checkpoint
-
-
 def load_policy(
     checkpoint: Mapping[str, Any], spaces: Spaces, device: torch.device, noise: float | None
 ) -> Policy:
@@ -122,17 +108,8 @@ def load_policy(
     Raises:
         UserError: the checkpoint does not fit the task.
     """
-    entry = AGENTS[checkpoint["agent_name"]]
-    saved = checkpoint["agent"] if "agent" in checkpoint else checkpoint["trainer"]["agent"]
-    try:
-        config = pydantic.TypeAdapter(entry.config).validate_python(checkpoint["agent_config"])
-        agent = entry.make(spaces, config, device)
-        agent.load_state_dict(saved)
-    except (KeyError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"the checkpoint does not fit {checkpoint.get('task')}: {reason}") from error
-    state = checkpoint.get("scaling")
-    scaling = None if state is None else ObservationScaling.from_state(state)
+    agent = load_agent(checkpoint, spaces, device)
+    scaling = ObservationScaling.of_checkpoint(checkpoint)
 
     def act(obs: dict[str, Array]) -> FloatArray:
         scaled = obs if scaling is None else scaling(obs)

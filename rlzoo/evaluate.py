@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes with the deterministic policy, in environments of their own."""
+"""Evaluation: whole episodes, in environments of their own."""
 
 from __future__ import annotations
 
@@ -69,11 +69,13 @@ def evaluate(
     seed: int,
     device: torch.device,
     record: bool = False,
+    deterministic: bool = True,
 ) -> Evaluation:
     """Run `episodes` episodes, spread evenly over the task's lanes.
 
     Each lane plays the same number of episodes, so that short ones are not counted more often than long
     ones. `seed` alone decides the episodes' starts. With `record`, the first lane's first episode is filmed.
+    Not `deterministic`, actions are sampled, by PyTorch's generator.
 
     Raises:
         ValueError: if `episodes` is not a multiple of the number of lanes.
@@ -91,7 +93,7 @@ def evaluate(
     finished: list[list[tuple[float, int, float]]] = [[] for _ in range(lanes)]
     frames = [task.render()] if record else []
     while min(map(len, finished)) < episodes // lanes:
-        action = policy_action(agent, stacker(obs, begins), device, deterministic=True)
+        action = policy_action(agent, stacker(obs, begins), device, deterministic=deterministic)
         task.send(action)
         step = task.receive()
         running = ~ended

@@ -41,6 +41,12 @@ class ObservationScaling:
         """What `state_dict` returned."""
         return ObservationScaling(state["mean"].numpy(), state["std"].numpy())
 
+    @staticmethod
+    def of_checkpoint(checkpoint: Mapping[str, Any]) -> ObservationScaling | None:
+        """That of the run which left the checkpoint, None where it did not standardise."""
+        saved = checkpoint.get("scaling")
+        return None if saved is None else ObservationScaling.from_state(saved)
+
 
 class StandardizedTask:
     """A `VectorTask` whose observations are standardised."""

@@ -103,6 +103,19 @@ def test_resume_continues_exactly(agent: str, tmp_path: Path) -> None:
     assert len(json.loads((resumed / "run.json").read_text())["sessions"]) == 2
 
 
+def test_the_rounding_of_products_is_the_runs_own(tmp_path: Path) -> None:
+    """Also when it is resumed; the next run in the process is not affected."""
+    rounded = run_in_process("sac", tmp_path, "--steps", "80", "--matmul-precision", "medium")
+    assert torch.get_float32_matmul_precision() == "medium"
+    run_in_process("sac", tmp_path, "--steps", "80")
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert main(BENCHMARK, ["--resume", str(rounded), "--steps", "100"]) == 0
+    assert torch.get_float32_matmul_precision() == "medium"
+    with pytest.raises(UserError, match="--matmul-precision cannot change"):
+        main(BENCHMARK, ["--resume", str(rounded), "--steps", "120", "--matmul-precision", "highest"])
+    torch.set_float32_matmul_precision("highest")
+
+
 def test_sigterm_writes_a_checkpoint_and_resume_continues(tmp_path: Path) -> None:
     flags = ["--task", "HalfCheetah-v5", *SHORT, "--runs-dir", str(tmp_path), "--steps", "1000000"]
     process = script("sac", *flags, "--eval-every", "1000000")

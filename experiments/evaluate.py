@@ -1,0 +1,168 @@
+"""Play the agent of a run: how its episodes end, in one table, as a CSV file, as a film.
+
+python experiments/evaluate.py RUN_DIR
+python experiments/evaluate.py RUN_DIR --checkpoint best --episodes 100 --sampled
+python experiments/evaluate.py RUN_DIR --output returns.csv --video first.mp4
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Literal
+
+# Python puts a script's folder first on sys.path, where mujoco.py would hide the package.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import torch
+import tyro
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from experiments import d4rl, mujoco, rlbench
+from experiments.common import Benchmark, eval_lanes, load_experiment
+from experiments.trained import load_agent, read_run
+from rlzoo.errors import UserError
+from rlzoo.evaluate import Evaluation, evaluate
+from rlzoo.files import atomic_write, check_writable
+from rlzoo.main import parse_flags, resolve_device, run_main
+from rlzoo.normalize import ObservationScaling, StandardizedTask
+from rlzoo.run import CONFIG_FILE
+from rlzoo.train import BEST_POLICY, CHECKPOINT
+from rlzoo.video import write_video
+
+QUANTILES = {"min": 0.0, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "max": 1.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to play."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a run."""
+    checkpoint: Literal["latest", "best"] = "latest"
+    """latest: the agent as the run left it. best: at its best evaluation (chosen by that very number, so it
+    flatters where evaluations are noisy)."""
+    episodes: int = 50
+    """Whole episodes to play, side by side."""
+    sampled: bool = False
+    """Sample the actions, as the agent explores; else its most likely ones, as evaluations do."""
+    seed: int = 1
+    """Decides how the episodes start, and what is sampled."""
+    device: str = "cpu"
+    """Of the agent."""
+    threads: int | None = None
+    """CPU threads of PyTorch; None: one per core."""
+    output: Path | None = None
+    """CSV file to write: a row per episode."""
+    video: Path | None = None
+    """Film of the first episode (.mp4) to write; needs EGL or OSMesa."""
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise UserError(f"--episodes is {self.episodes}, expected at least 1")
+        for path in filter(None, (self.output, self.video)):
+            check_writable(path)
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"--threads is {self.threads}, expected at least 1")
+
+
+def benchmark_of(run_dir: Path) -> Benchmark:
+    """The benchmark whose script made the run.
+
+    Raises:
+        UserError: there is no readable configuration, or of no script that is known.
+    """
+    path = run_dir / CONFIG_FILE
+    try:
+        script = yaml.safe_load(path.read_text())["script"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(f"{run_dir} is not a run folder: no script is named in {CONFIG_FILE}") from error
+    known = {each.script: each for each in (mujoco.BENCHMARK, d4rl.BENCHMARK, rlbench.benchmark_of("pixels"))}
+    if script not in known:
+        raise UserError(f"{path}: no script called {script!r}; there are {', '.join(known)}")
+    return known[script]
+
+
+def play(settings: Settings) -> tuple[Evaluation, Table]:
+    """Play the episodes. Returns how they ended, and that as a table."""
+    benchmark = benchmark_of(settings.run)
+    checkpoint = read_run(settings.run, BEST_POLICY if settings.checkpoint == "best" else CHECKPOINT)
+    name, experiment = load_experiment(benchmark, settings.run, [])
+    film = settings.video is not None
+    benchmark, experiment = benchmark.configure(
+        benchmark, dataclasses.replace(experiment, video=film), checkpoint
+    )
+    torch.set_float32_matmul_precision(experiment.matmul_precision)
+    device = resolve_device(settings.device)
+    lanes = eval_lanes(settings.episodes, benchmark.eval_lanes)
+    with closing(benchmark.make(experiment.task, lanes, False, film)) as task:
+        agent = load_agent(checkpoint, task.spaces, device)
+        scaling = ObservationScaling.of_checkpoint(checkpoint)
+        torch.manual_seed(settings.seed)  # only now: networks draw their first weights
+        result = evaluate(
+            agent,
+            task if scaling is None else StandardizedTask(task, scaling),
+            episodes=settings.episodes,
+            seed=settings.seed,
+            device=device,
+            record=film,
+            deterministic=not settings.sampled,
+        )
+        if settings.video is not None:
+            write_video(settings.video, result.frames, fps=getattr(task, "render_fps", 30.0))
+    table = summary(result, benchmark.normalized_score(experiment.task))
+    how = "sampled" if settings.sampled else "most likely"
+    table.title = f"{name} on {experiment.task}, {settings.checkpoint} checkpoint"
+    table.caption = f"{settings.episodes} episodes, {how} actions"
+    return result, table
+
+
+def summary(result: Evaluation, score: Callable[[float], float] | None) -> Table:
+    """The quantiles of what the episodes came to: a mean alone hides that some fail and others do not."""
+    table = Table("", "mean", "std", *QUANTILES)
+    rows = {"return": result.returns, "steps": result.lengths.astype(np.float64)}
+    if score is not None:
+        rows["score"] = np.array([score(each) for each in result.returns])
+    for name, values in rows.items():
+        numbers = [values.mean(), values.std(), *np.quantile(values, list(QUANTILES.values()))]
+        table.add_row(name, *(f"{number:,.1f}" for number in numbers))
+    if not np.isnan(result.success).any():
+        table.add_row("success", f"{result.success.mean():.2f}")
+    return table
+
+
+def as_csv(result: Evaluation) -> str:
+    """A row per episode; success is empty where the task does not say."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["episode", "return", "steps", "success"])
+    for index, row in enumerate(zip(result.returns, result.lengths, result.success, strict=True)):
+        episode_return, length, success = row
+        writer.writerow([index, f"{episode_return:.3f}", length, "" if np.isnan(success) else int(success)])
+    return text.getvalue()
+
+
+def main() -> int:
+    """Play, write what was asked for, and print the table."""
+    settings = parse_flags(Settings, description=__doc__)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    result, table = play(settings)
+    Console().print(table)
+    if settings.output is not None:
+        atomic_write(settings.output, as_csv(result))
+    for path in filter(None, (settings.output, settings.video)):
+        print(f"written to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
