@@ -359,10 +359,15 @@ def _load_checkpoint(run_dir: Path, name: str, experiment: Experiment[Any, Any])
     checkpoint = load_checkpoint(path)
     if "trainer" not in checkpoint:
         raise UserError(f"{path} holds a policy alone, not what a run needs to go on")
-    found = (checkpoint.get("agent_name"), checkpoint.get("task"))
-    if found != (name, experiment.task):
-        raise UserError(f"{path} is of {found[0]} on {found[1]}, expected {name} on {experiment.task}")
+    check_origin(checkpoint, run_dir, name, experiment.task)
     return checkpoint
+
+
+def check_origin(checkpoint: Mapping[str, Any], run_dir: Path, agent: str, task: str) -> None:
+    """Raise a UserError if a checkpoint of the run is of another agent or task than its configuration."""
+    found = (checkpoint.get("agent_name"), checkpoint.get("task"))
+    if found != (agent, task):
+        raise UserError(f"{run_dir}: the checkpoint is of {found[0]} on {found[1]}, not {agent} on {task}")
 
 
 def loop_settings(experiment: Experiment[Any, Any]) -> TrainConfig:

@@ -98,6 +98,8 @@ def read_run(folder: Path) -> Run:
                 elif row["tag"] == "time/training_s" and row["value"]:
                     training_s[int(row["step"])] = float(row["value"])
         agent = config["agent_name"]
+        # Runs from before the flag are no exception: theirs was the default.
+        config.setdefault("matmul_precision", "highest")
         settings = {key: value for key, value in flatten_config(config).items() if key not in INCIDENTAL}
         seed = int(config["seed"])
         return Run(folder, config["task"], agent, agent, seed, info, settings, dict(evaluations), training_s)

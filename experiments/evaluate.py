@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import d4rl, mujoco, rlbench
-from experiments.common import Benchmark, eval_lanes, load_experiment
+from experiments.common import MAX_SEED, Benchmark, check_origin, eval_lanes, load_experiment
 from experiments.trained import load_agent, read_run
 from rlzoo.errors import UserError
 from rlzoo.evaluate import Evaluation, evaluate
@@ -38,6 +38,8 @@ from rlzoo.run import CONFIG_FILE
 from rlzoo.train import BEST_POLICY, CHECKPOINT
 from rlzoo.video import write_video
 
+MOST_LANES = 100  # episodes played side by side; each has a simulator of its own
+SMALL, LARGE = 10.0, 1000.0  # sizes below which the table has two decimals and one
 QUANTILES = {"min": 0.0, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "max": 1.0}
 
 
@@ -68,8 +70,10 @@ class Settings:
     def __post_init__(self) -> None:
         if self.episodes < 1:
             raise UserError(f"--episodes is {self.episodes}, expected at least 1")
-        for path in filter(None, (self.output, self.video)):
-            check_writable(path)
+        if not 0 <= self.seed < MAX_SEED:
+            raise UserError(f"--seed is {self.seed}, expected 0 to {MAX_SEED - 1}")
+        if self.video is not None and self.video.suffix != ".mp4":
+            raise UserError(f"--video is {self.video}, expected a name that ends in .mp4")
         if self.threads is not None and self.threads < 1:
             raise UserError(f"--threads is {self.threads}, expected at least 1")
 
@@ -82,27 +86,33 @@ def benchmark_of(run_dir: Path) -> Benchmark:
     """
     path = run_dir / CONFIG_FILE
     try:
-        script = yaml.safe_load(path.read_text())["script"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(f"{run_dir} is not a run folder: no script is named in {CONFIG_FILE}") from error
+        script = str(yaml.safe_load(path.read_text())["script"])
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{run_dir} is not the folder of a run, or of one from before runs named their script: "
+            f"{CONFIG_FILE} is missing, damaged or has no script"
+        ) from error
     known = {each.script: each for each in (mujoco.BENCHMARK, d4rl.BENCHMARK, rlbench.benchmark_of("pixels"))}
     if script not in known:
         raise UserError(f"{path}: no script called {script!r}; there are {', '.join(known)}")
     return known[script]
 
 
-def play(settings: Settings) -> tuple[Evaluation, Table]:
-    """Play the episodes. Returns how they ended, and that as a table."""
+def play(settings: Settings) -> tuple[Evaluation, Table, float]:
+    """Play the episodes. Returns how they ended, that as a table, and the frames per second of a film."""
     benchmark = benchmark_of(settings.run)
     checkpoint = read_run(settings.run, BEST_POLICY if settings.checkpoint == "best" else CHECKPOINT)
     name, experiment = load_experiment(benchmark, settings.run, [])
+    check_origin(checkpoint, settings.run, name, experiment.task)
+    for path in filter(None, (settings.output, settings.video)):
+        check_writable(path)
     film = settings.video is not None
     benchmark, experiment = benchmark.configure(
         benchmark, dataclasses.replace(experiment, video=film), checkpoint
     )
     torch.set_float32_matmul_precision(experiment.matmul_precision)
     device = resolve_device(settings.device)
-    lanes = eval_lanes(settings.episodes, benchmark.eval_lanes)
+    lanes = eval_lanes(settings.episodes, min(MOST_LANES, benchmark.eval_lanes or MOST_LANES))
     with closing(benchmark.make(experiment.task, lanes, False, film)) as task:
         agent = load_agent(checkpoint, task.spaces, device)
         scaling = ObservationScaling.of_checkpoint(checkpoint)
@@ -116,24 +126,26 @@ def play(settings: Settings) -> tuple[Evaluation, Table]:
             record=film,
             deterministic=not settings.sampled,
         )
-        if settings.video is not None:
-            write_video(settings.video, result.frames, fps=getattr(task, "render_fps", 30.0))
+        frames_per_second = getattr(task, "render_fps", 30.0)
     table = summary(result, benchmark.normalized_score(experiment.task))
     how = "sampled" if settings.sampled else "most likely"
     table.title = f"{name} on {experiment.task}, {settings.checkpoint} checkpoint"
-    table.caption = f"{settings.episodes} episodes, {how} actions"
-    return result, table
+    table.caption = f"episodes: {settings.episodes}, actions: {how}"
+    return result, table, frames_per_second
 
 
 def summary(result: Evaluation, score: Callable[[float], float] | None) -> Table:
     """The quantiles of what the episodes came to: a mean alone hides that some fail and others do not."""
-    table = Table("", "mean", "std", *QUANTILES)
+    table = Table("")
+    for name in ("mean", "std", *QUANTILES):
+        table.add_column(name, justify="right", no_wrap=True)
     rows = {"return": result.returns, "steps": result.lengths.astype(np.float64)}
     if score is not None:
         rows["score"] = np.array([score(each) for each in result.returns])
     for name, values in rows.items():
         numbers = [values.mean(), values.std(), *np.quantile(values, list(QUANTILES.values()))]
-        table.add_row(name, *(f"{number:,.1f}" for number in numbers))
+        digits = 2 if np.abs(values).max() < SMALL else 1 if np.abs(values).max() < LARGE else 0
+        table.add_row(name, *(f"{number:,.{digits}f}" for number in numbers))
     if not np.isnan(result.success).any():
         table.add_row("success", f"{result.success.mean():.2f}")
     return table
@@ -155,12 +167,14 @@ def main() -> int:
     settings = parse_flags(Settings, description=__doc__)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    result, table = play(settings)
+    result, table, frames_per_second = play(settings)
     Console().print(table)
     if settings.output is not None:
         atomic_write(settings.output, as_csv(result))
-    for path in filter(None, (settings.output, settings.video)):
-        print(f"written to {path}")
+        print(f"written to {settings.output}")
+    if settings.video is not None:
+        write_video(settings.video, result.frames, fps=frames_per_second)
+        print(f"written to {settings.video}")
     return 0
 
 

@@ -1,21 +1,31 @@
 """Playing the agents of finished runs."""
 
 import csv
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
 from experiments import d4rl, evaluate, mujoco
 from experiments.common import main
-from rlzoo.checkpoint import load_checkpoint
+from rlzoo.checkpoint import load_checkpoint, save_checkpoint
 from rlzoo.errors import UserError
+from rlzoo.evaluate import Evaluation
 from rlzoo.train import evaluation_seed
 
 FLAGS = ["--eval-every", "20", "--eval-episodes", "4", "--batch-size", "16", "--threads", "1"]
 FLAGS += ["--agent.hidden", "16", "16", "--device", "cpu", "--seed", "7"]
+
+
+@pytest.fixture(autouse=True)
+def rounding() -> Iterator[None]:
+    yield
+    torch.set_float32_matmul_precision("highest")
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +63,31 @@ def returns(monkeypatch: pytest.MonkeyPatch, folder: Path, run_dir: Path, *flags
 
 
 @pytest.mark.parametrize("run_of", ["hopper_run", "reacher_run"])
-def test_the_runs_own_evaluations_are_found_again(
+def test_the_runs_last_evaluation_is_found_again(
     run_of: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the same starts: the last one with `latest`, the best one with `best`."""
+    """From the same starts."""
     run_dir = request.getfixturevalue(run_of)
     evaluations = load_checkpoint(run_dir / "checkpoints" / "latest.pt")["trainer"]["evaluations"]
     assert len(evaluations) == 2
-    best = max(evaluations, key=lambda row: row["eval/return"])
-    for name, row in (("latest", evaluations[-1]), ("best", best)):
-        seed = str(evaluation_seed(7, row["step"]))
-        found = returns(monkeypatch, tmp_path, run_dir, "--checkpoint", name, "--seed", seed)
-        assert found.mean() == pytest.approx(row["eval/return"], abs=1e-2)
+    seed = str(evaluation_seed(7, evaluations[-1]["step"]))
+    found = returns(monkeypatch, tmp_path, run_dir, "--seed", seed)
+    assert found.mean() == pytest.approx(evaluations[-1]["eval/return"], abs=1e-2)
+
+
+def test_the_best_policy_is_another_than_the_last(
+    reacher_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = shutil.copytree(reacher_run, tmp_path / "run")
+    best = load_checkpoint(run_dir / "checkpoints" / "best.pt")
+    for name, tensor in best["agent"].items():
+        if isinstance(tensor, torch.Tensor) and name.startswith("policy"):
+            best["agent"][name] = torch.zeros_like(tensor)
+    save_checkpoint(run_dir / "checkpoints" / "best.pt", best)
+    last = returns(monkeypatch, tmp_path, run_dir)
+    assert np.array_equal(last, returns(monkeypatch, tmp_path, reacher_run))
+    still = returns(monkeypatch, tmp_path, run_dir, "--checkpoint", "best")
+    assert np.abs(still - last).min() > 0.01
 
 
 def test_sampled_actions_differ_and_come_back_with_the_seed(
@@ -80,15 +103,15 @@ def test_sampled_actions_differ_and_come_back_with_the_seed(
 def test_the_table_says_what_the_episodes_came_to(
     hopper_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", "80")
     found = returns(monkeypatch, tmp_path, hopper_run)
     output = capsys.readouterr().out
     assert "bc on hopper-expert-v2, latest checkpoint" in output
-    assert "4 episodes, most likely actions" in output
+    assert "episodes: 4, actions: most likely" in output
     (row,) = [line for line in output.splitlines() if " return " in line]
     cells = [float(cell.replace(",", "")) for cell in row.split("│")[2:-1]]
     expected = [found.mean(), found.std(), *np.quantile(found, [0, 0.25, 0.5, 0.75, 1])]
-    np.testing.assert_allclose(cells, expected, atol=0.06)
+    np.testing.assert_allclose(cells, expected, atol=0.06)  # below 1,000: one decimal
     assert " score " in output
     assert " steps " in output
 
@@ -101,30 +124,54 @@ def test_a_film_of_the_first_episode(
     assert path.stat().st_size > 1000
 
 
+def test_large_numbers_stay_whole_in_a_narrow_window() -> None:
+    result = Evaluation(np.array([-15_000.0, 12_345.6]), np.array([1000, 1000]), np.array([0, 1.0]), [])
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(evaluate.summary(result, lambda value: value / 100))
+    text = capture.get()
+    assert "…" not in text
+    assert "-15,000" in text
+    assert "12,346" in text
+    assert "123.5" in text
+    assert "0.50" in text
+
+
+@pytest.mark.parametrize("precision", ["medium", "highest"])
 def test_products_are_rounded_as_in_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reacher_run: Path
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reacher_run: Path
 ) -> None:
-    torch.set_float32_matmul_precision("medium")
-    returns(monkeypatch, tmp_path, reacher_run)
-    assert torch.get_float32_matmul_precision() == "highest"
+    run_dir = shutil.copytree(reacher_run, tmp_path / "run")
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    (run_dir / "config.yaml").write_text(yaml.safe_dump({**config, "matmul_precision": precision}))
+    returns(monkeypatch, tmp_path, run_dir)
+    assert torch.get_float32_matmul_precision() == precision
 
 
 def test_what_cannot_be_played_is_one_clear_line(
     tmp_path: Path, reacher_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(message: str, *flags: str) -> None:
-        monkeypatch.setattr("sys.argv", ["evaluate.py", *flags])
+    def fails(message: str, *flags: object) -> None:
+        monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, flags)])
         with pytest.raises(UserError, match=message):
             evaluate.main()
 
-    fails("is not a run folder", str(tmp_path))
-    fails("--episodes is 0", str(reacher_run), "--episodes", "0")
-    fails("--threads is 0", str(reacher_run), "--threads", "0")
-    fails("it is a folder", str(reacher_run), "--output", str(tmp_path))
-    config = yaml.safe_load((reacher_run / "config.yaml").read_text())
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "config.yaml").write_text(yaml.safe_dump({**config, "script": "mine.py"}))
-    fails("no script called 'mine.py'; there are experiments/mujoco.py", str(other))
+    fails("is not the folder of a run", tmp_path)
+    fails("--episodes is 0", reacher_run, "--episodes", "0")
+    fails("--threads is 0", reacher_run, "--threads", "0")
+    fails("--seed is -1", reacher_run, "--seed", "-1")
+    fails("expected a name that ends in .mp4", reacher_run, "--video", "film")
+    fails("it is a folder", reacher_run, "--output", tmp_path)
+    other = shutil.copytree(reacher_run, tmp_path / "other")
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    (other / "config.yaml").write_text(yaml.safe_dump({**config, "script": ["mine.py"]}))
+    fails("no script called .*mine.py.*; there are experiments/mujoco.py", other)
+    (other / "config.yaml").write_text(yaml.safe_dump({**config, "task": "Hopper-v5"}))
+    fails("the checkpoint is of sac on Reacher-v5, not sac on Hopper-v5", other)
+    (other / "config.yaml").write_bytes(b"\xff\xfe\xfa")
+    fails("is not the folder of a run", other)
     (other / "config.yaml").write_text(yaml.safe_dump(config))
-    fails("latest.pt", str(other))
+    (other / "checkpoints" / "latest.pt").unlink()
+    fails("latest.pt", other)
+    fails("latest.pt", other, "--output", tmp_path / "new" / "x.csv")
+    assert not (tmp_path / "new").exists()

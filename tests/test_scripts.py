@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import imageio.v2 as imageio
@@ -103,6 +104,13 @@ def test_resume_continues_exactly(agent: str, tmp_path: Path) -> None:
     assert len(json.loads((resumed / "run.json").read_text())["sessions"]) == 2
 
 
+@pytest.fixture
+def rounding() -> Iterator[None]:
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.usefixtures("rounding")
 def test_the_rounding_of_products_is_the_runs_own(tmp_path: Path) -> None:
     """Also when it is resumed; the next run in the process is not affected."""
     rounded = run_in_process("sac", tmp_path, "--steps", "80", "--matmul-precision", "medium")
@@ -113,7 +121,6 @@ def test_the_rounding_of_products_is_the_runs_own(tmp_path: Path) -> None:
     assert torch.get_float32_matmul_precision() == "medium"
     with pytest.raises(UserError, match="--matmul-precision cannot change"):
         main(BENCHMARK, ["--resume", str(rounded), "--steps", "120", "--matmul-precision", "highest"])
-    torch.set_float32_matmul_precision("highest")
 
 
 def test_sigterm_writes_a_checkpoint_and_resume_continues(tmp_path: Path) -> None:
@@ -416,6 +423,17 @@ def test_compare_tells_runs_of_different_settings_apart(tmp_path: Path) -> None:
         run_in_process("sac", tmp_path, "--steps", "60", "--agent.actor-lr", rate, "--threads", "1")
     labels = [run.label for run in find_runs([tmp_path])]
     assert labels == ["sac actor_lr=0.001", "sac actor_lr=0.01"]
+
+
+@pytest.mark.usefixtures("rounding")
+def test_compare_takes_runs_from_before_rounding_to_be_unrounded(tmp_path: Path) -> None:
+    old = run_in_process("sac", tmp_path, "--steps", "60")
+    config = yaml.safe_load((old / "config.yaml").read_text())
+    del config["matmul_precision"]
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    run_in_process("sac", tmp_path, "--steps", "60", "--matmul-precision", "medium")
+    labels = [run.label for run in find_runs([tmp_path])]
+    assert labels == ["sac matmul_precision=highest", "sac matmul_precision=medium"]
 
 
 def test_compare_at_equal_training_time() -> None:
