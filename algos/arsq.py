@@ -88,10 +88,14 @@ class ARSQConfig(AutoregressiveConfig):
     """Decoupled weight decay: 0 is Adam, more is AdamW (0.1 with pixels)."""
     tau: float = 0.005
     """Rate at which the targets follow, every update (0.02 with pixels)."""
+    advantage_tau: float | None = None
+    """The rate for the target advantages alone, which only act; None: tau. Where the targets act, a slow one
+    steadies the greedy policy (0.001 averages it over 1,000 updates) without holding up the values, which
+    need about 1 / (tau (1 - gamma)) updates to reach the size of the returns."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "lr", "tau")
+        check_positive(self, "lr", "tau", *([] if self.advantage_tau is None else ["advantage_tau"]))
 
 
 # ------------------------------------------------------------------------------------------------ network
@@ -363,9 +367,13 @@ class ARSQ(Agent):
         self.target_value = frozen_copy(self.value)
         self.target_advantage = frozen_copy(self.advantage)
         self.to(device)
-        self._online = [*self.value.parameters(), *self.advantage.parameters()]
-        self._targets = [*self.target_value.parameters(), *self.target_advantage.parameters()]
-        trained = [*self.encoder.parameters(), *self._online]
+        pairs = [(self.target_value, self.value), (self.target_advantage, self.advantage)]
+        rates = [config.tau, config.tau if config.advantage_tau is None else config.advantage_tau]
+        self._averages = [
+            (list(target.parameters()), list(online.parameters()), rate)
+            for (target, online), rate in zip(pairs, rates, strict=True)
+        ]
+        trained = [*self.encoder.parameters(), *self.value.parameters(), *self.advantage.parameters()]
         self.optimizers = {"networks": adam(trained, config.lr, config.weight_decay)}
 
     @torch.no_grad()
@@ -403,7 +411,8 @@ class ARSQ(Agent):
         """One Adam step of all networks, then the targets' moving average."""
         losses = self.losses(augment(batch))
         self.minimize("networks", losses.total.sum())  # a sum: the twins share an encoder at most
-        polyak_update(self._targets, self._online, self.config.tau)
+        for average in self._averages:
+            polyak_update(*average)
         return {name: value.detach() for name, value in losses.metrics.items()}
 
     def update_cycle(self) -> tuple[Update, ...]:

@@ -329,6 +329,14 @@ def test_contract(config: ARSQConfig) -> None:
     check_targets(agent, networks, config.tau)
 
 
+def test_the_target_advantages_may_follow_at_a_rate_of_their_own() -> None:
+    agent = make_agent(replace(SMALL, tau=0.3, advantage_tau=0.01))
+    check_targets(agent, [(agent.value, agent.target_value)], 0.3)
+    check_targets(agent, [(agent.advantage, agent.target_advantage)], 0.01)
+    with pytest.raises(UserError, match=r"--agent\.advantage-tau is 0"):
+        replace(SMALL, advantage_tau=0.0)
+
+
 @every_variant
 def test_saved_agent_goes_on_exactly(config: ARSQConfig) -> None:
     check_saved_agent_goes_on_exactly(lambda: ARSQ(SPACES, config, CPU))
