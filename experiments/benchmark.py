@@ -27,7 +27,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from envs import mujoco_env
-from experiments.common import Benchmark, default_experiment
+from experiments.common import Benchmark, MatmulPrecision, default_experiment
 from experiments.presets import AGENTS
 from rlzoo.capture import capture
 from rlzoo.errors import UserError
@@ -63,6 +63,8 @@ class Settings:
     """auto, cpu, cuda, …"""
     threads: int | None = None
     """CPU threads of PyTorch; None: one per core."""
+    matmul_precision: MatmulPrecision = "highest"
+    """How products are rounded, as in the experiments."""
     processes: bool = False
     """Step the environments in processes of their own."""
     output: Path | None = None
@@ -185,6 +187,7 @@ def main() -> int:
         raise UserError(f"no agent called {', '.join(unknown)}; there are {', '.join(AGENTS)}")
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    torch.set_float32_matmul_precision(settings.matmul_precision)
     machine = describe_machine()
     rate = product_rate(max(settings.hidden), device, settings.repeats)
     timings = {name: time_agent(settings, name, device, rate) for name in settings.agents}

@@ -37,6 +37,7 @@ from rlzoo.types import Episode, FloatArray, VectorTask
 
 Config = TypeVar("Config")
 Options = TypeVar("Options")
+MatmulPrecision = Literal["highest", "high", "medium"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Experiment(Generic[Config, Options]):
     """auto (a GPU if there is one), cpu, cuda, cuda:1, …"""
     threads: int | None = None
     """CPU threads of PyTorch; None: one per core. With several runs side by side, 1 each is fastest."""
-    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    matmul_precision: MatmulPrecision = "highest"
     """How products of float32 matrices are rounded (`torch.set_float32_matmul_precision`): highest, not at
     all; high, to TF32 on GPUs that have it; medium, also to bfloat16 on CPUs that have it (AMX). Weights,
     sums and everything else stay float32."""
