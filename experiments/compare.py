@@ -28,16 +28,19 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import tyro
 import yaml
 
+from experiments.common import Experiment
+from experiments.presets import AGENTS
 from rlzoo.errors import UserError
 from rlzoo.files import atomic_path, atomic_write
 from rlzoo.logger import METRICS_FILE
 from rlzoo.main import parse_flags, run_main
-from rlzoo.run import CONFIG_FILE, INFO_FILE, flatten_config
+from rlzoo.run import CONFIG_FILE, INFO_FILE, flatten_config, plain
+from rlzoo.train import TrainConfig
 
 # Settings that make a run longer, faster or better documented, but no other experiment.
 INCIDENTAL = {"seed", "device", "threads", "video", "runs_dir", "train.steps", "train.offline_steps"}
-INCIDENTAL |= {"train.processes", "train.capture", "train.eval_every", "train.log_every"}
-INCIDENTAL |= {"train.checkpoint_every", "train.buffer_capacity"}
+INCIDENTAL |= {"train.processes", "train.capture", "train.eval_every", "train.eval_episodes"}
+INCIDENTAL |= {"train.log_every", "train.checkpoint_every", "train.buffer_capacity"}
 # DSAC-T's paper counts a run's final return as the mean of its last tenth of evaluations.
 FINAL_SHARE = 0.1
 
@@ -98,13 +101,19 @@ def read_run(folder: Path) -> Run:
                 elif row["tag"] == "time/training_s" and row["value"]:
                     training_s[int(row["step"])] = float(row["value"])
         agent = config["agent_name"]
-        # Runs from before the flag are no exception: theirs was the default.
-        config.setdefault("matmul_precision", "highest")
-        settings = {key: value for key, value in flatten_config(config).items() if key not in INCIDENTAL}
+        known = {**defaults(agent), **flatten_config(config)}
+        settings = {key: value for key, value in known.items() if key not in INCIDENTAL}
         seed = int(config["seed"])
         return Run(folder, config["task"], agent, agent, seed, info, settings, dict(evaluations), training_s)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not a complete run folder: {error}") from error
+
+
+def defaults(agent: str) -> dict[str, Any]:
+    """Today's defaults, by flat name: what runs from before a setting did, as a new one changes nothing."""
+    if agent not in AGENTS:
+        return {}
+    return flatten_config(plain(Experiment("", AGENTS[agent].config(), TrainConfig())))
 
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
@@ -121,7 +130,7 @@ def tell_apart(runs: Iterable[Run]) -> list[Run]:
     labelled = []
     for members in group(runs).values():
         keys = sorted({key for run in members for key in run.settings})
-        # A setting that an older run does not know is taken to be as in the others.
+        # A setting that is no more, and that only older runs know, is taken to be as in those.
         known = {key: {str(run.settings[key]) for run in members if key in run.settings} for key in keys}
         differing = [key for key in keys if len(known[key]) > 1]
         for run in members:

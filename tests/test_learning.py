@@ -24,7 +24,8 @@ AGENTS = {
     "td3": [*FAST, "--agent.actor-delay", "1"],
     # No demonstrations: their Q-learning alone.
     "arsq": ["--agent.lr", "1e-3", "--agent.bins", "11"],
-    "cqn": ["--agent.lr", "1e-3", "--agent.td-weight", "1", "--agent.v-min", "-900", "--agent.v-max", "0"],
+    "cqn": ["--agent.lr", "1e-3", "--agent.td-weight", "1", "--agent.atoms", "21", "--agent.v-min", "-900",
+            "--agent.v-max", "0"],
 }  # fmt: skip
 
 

@@ -426,14 +426,20 @@ def test_compare_tells_runs_of_different_settings_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("rounding")
-def test_compare_takes_runs_from_before_rounding_to_be_unrounded(tmp_path: Path) -> None:
+def test_compare_takes_runs_from_before_a_setting_to_have_its_default(tmp_path: Path) -> None:
     old = run_in_process("sac", tmp_path, "--steps", "60")
     config = yaml.safe_load((old / "config.yaml").read_text())
-    del config["matmul_precision"]
+    del config["matmul_precision"], config["agent"]["tau"], config["train"]["n_step"]
     (old / "config.yaml").write_text(yaml.safe_dump(config))
-    run_in_process("sac", tmp_path, "--steps", "60", "--matmul-precision", "medium")
-    labels = [run.label for run in find_runs([tmp_path])]
-    assert labels == ["sac matmul_precision=highest", "sac matmul_precision=medium"]
+    flags = ["--matmul-precision", "medium", "--agent.tau", "0.01", "--n-step", "3"]
+    run_in_process("sac", tmp_path, "--steps", "60", *flags)
+    labels = {run.label for run in find_runs([tmp_path])}
+    assert labels == {
+        "sac tau=0.005 matmul_precision=highest n_step=1",
+        "sac tau=0.01 matmul_precision=medium n_step=3",
+    }
+    run_in_process("sac", tmp_path / "same", "--steps", "60", "--seed", "2")
+    assert len({run.label for run in find_runs([old, tmp_path / "same"])}) == 1
 
 
 def test_compare_at_equal_training_time() -> None:
