@@ -38,7 +38,8 @@ from rlzoo.run import CONFIG_FILE, INFO_FILE, flatten_config, plain
 from rlzoo.train import TrainConfig
 
 # Settings that make a run longer, faster or better documented, but no other experiment.
-INCIDENTAL = {"seed", "device", "threads", "video", "runs_dir", "train.steps", "train.offline_steps"}
+INCIDENTAL = {"script", "seed", "device", "threads", "video", "runs_dir"}
+INCIDENTAL |= {"train.steps", "train.offline_steps"}
 INCIDENTAL |= {"train.processes", "train.capture", "train.eval_every", "train.eval_episodes"}
 INCIDENTAL |= {"train.log_every", "train.checkpoint_every", "train.buffer_capacity"}
 # DSAC-T's paper counts a run's final return as the mean of its last tenth of evaluations.
@@ -130,9 +131,8 @@ def tell_apart(runs: Iterable[Run]) -> list[Run]:
     labelled = []
     for members in group(runs).values():
         keys = sorted({key for run in members for key in run.settings})
-        # A setting that is no more, and that only older runs know, is taken to be as in those.
-        known = {key: {str(run.settings[key]) for run in members if key in run.settings} for key in keys}
-        differing = [key for key in keys if len(known[key]) > 1]
+        # One that is None is left out of the settings.
+        differing = [key for key in keys if len({str(run.settings.get(key)) for run in members}) > 1]
         for run in members:
             parts = [run.agent]
             for key in differing:
