@@ -367,11 +367,10 @@ class ARSQ(Agent):
         self.target_value = frozen_copy(self.value)
         self.target_advantage = frozen_copy(self.advantage)
         self.to(device)
-        pairs = [(self.target_value, self.value), (self.target_advantage, self.advantage)]
-        rates = [config.tau, config.tau if config.advantage_tau is None else config.advantage_tau]
+        advantage_tau = config.tau if config.advantage_tau is None else config.advantage_tau
         self._averages = [
-            (list(target.parameters()), list(online.parameters()), rate)
-            for (target, online), rate in zip(pairs, rates, strict=True)
+            (list(self.target_value.parameters()), list(self.value.parameters()), config.tau),
+            (list(self.target_advantage.parameters()), list(self.advantage.parameters()), advantage_tau),
         ]
         trained = [*self.encoder.parameters(), *self.value.parameters(), *self.advantage.parameters()]
         self.optimizers = {"networks": adam(trained, config.lr, config.weight_decay)}
@@ -411,8 +410,8 @@ class ARSQ(Agent):
         """One Adam step of all networks, then the targets' moving average."""
         losses = self.losses(augment(batch))
         self.minimize("networks", losses.total.sum())  # a sum: the twins share an encoder at most
-        for average in self._averages:
-            polyak_update(*average)
+        for targets, online, tau in self._averages:
+            polyak_update(targets, online, tau)
         return {name: value.detach() for name, value in losses.metrics.items()}
 
     def update_cycle(self) -> tuple[Update, ...]:
