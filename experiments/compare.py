@@ -5,8 +5,12 @@ python experiments/compare.py results/mujoco results/runs/mujoco/HalfCheetah-v5 
 Runs whose settings differ are told apart by them, so a sweep is compared like any other set of runs.
 `--minutes M` adds what each had reached after M minutes of training, to compare at equal wall-clock time.
 
-Writes into the first folder: `curves.csv` (every evaluation of every seed), `runs.json` (each run's command,
-commit, versions and hardware), `README.md` (the table) and one plot per task.
+Writes into the first folder: `curves.csv` (every evaluation of every seed, and the seconds of training),
+`runs.json` (each run's settings, command, commit, versions and hardware), `README.md` (the table) and one
+plot per task. Such a folder can itself be given among the runs, so that a seed joins published ones whose run
+folders are gone:
+
+python experiments/compare.py results/mujoco results/mujoco results/runs/mujoco/Hopper-v5/sac/s4-20261122-1743
 """
 
 from __future__ import annotations
@@ -42,22 +46,26 @@ INCIDENTAL = {"script", "seed", "device", "threads", "video", "runs_dir"}
 INCIDENTAL |= {"train.steps", "train.offline_steps"}
 INCIDENTAL |= {"train.processes", "train.capture", "train.eval_every", "train.eval_episodes"}
 INCIDENTAL |= {"train.log_every", "train.checkpoint_every", "train.buffer_capacity"}
+# What this script writes, and reads back.
+CURVES_FILE, RUNS_FILE = "curves.csv", "runs.json"
+TIME_TAG = "time/training_s"
 # DSAC-T's paper counts a run's final return as the mean of its last tenth of evaluations.
 FINAL_SHARE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run as read from its folder.
+    """One run as read from its folder, or from where it was published.
 
     Attributes:
+        name: of its folder, s<seed>-<time>.
         label: the agent, and the settings by which its runs differ.
         settings: by flat name, without the incidental ones.
         evaluations: a step's eval/* values.
         training_s: seconds of training by step, evaluations left out; empty where it was not logged.
     """
 
-    folder: Path
+    name: str
     task: str
     agent: str
     label: str
@@ -92,22 +100,56 @@ def read_run(folder: Path) -> Run:
     try:
         config = yaml.safe_load((folder / CONFIG_FILE).read_text())
         info = json.loads((folder / INFO_FILE).read_text())
-        evaluations: dict[int, dict[str, float]] = defaultdict(dict)
-        training_s = {}
         with (folder / METRICS_FILE).open() as file:
-            for row in csv.DictReader(file):
-                # A run that was killed may have left half a line.
-                if (row["tag"] or "").startswith("eval/") and row["value"]:
-                    evaluations[int(row["step"])][row["tag"]] = float(row["value"])
-                elif row["tag"] == "time/training_s" and row["value"]:
-                    training_s[int(row["step"])] = float(row["value"])
+            evaluations, training_s = read_curves(csv.DictReader(file))
         agent = config["agent_name"]
         known = {**defaults(agent), **flatten_config(config)}
         settings = {key: value for key, value in known.items() if key not in INCIDENTAL}
         seed = int(config["seed"])
-        return Run(folder, config["task"], agent, agent, seed, info, settings, dict(evaluations), training_s)
+        return Run(folder.name, config["task"], agent, agent, seed, info, settings, evaluations, training_s)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not a complete run folder: {error}") from error
+
+
+def read_curves(rows: Iterable[dict[str, str]]) -> tuple[dict[int, dict[str, float]], dict[int, float]]:
+    """A run's evaluations and its seconds of training, both by step, from rows of step, tag and value.
+
+    Raises:
+        ValueError, KeyError, TypeError: if a row is not of this form.
+    """
+    evaluations: dict[int, dict[str, float]] = defaultdict(dict)
+    training_s = {}
+    for row in rows:
+        # A run that was killed may have left half a line.
+        if (row["tag"] or "").startswith("eval/") and row["value"]:
+            evaluations[int(row["step"])][row["tag"]] = float(row["value"])
+        elif row["tag"] == TIME_TAG and row["value"]:
+            training_s[int(row["step"])] = float(row["value"])
+    return dict(evaluations), training_s
+
+
+def read_published(folder: Path) -> list[Run]:
+    """The runs that an earlier call of this script published in a folder.
+
+    Raises:
+        UserError: if a file is missing or damaged, or from before settings were published too.
+    """
+    try:
+        published: dict[str, dict[str, Any]] = json.loads((folder / RUNS_FILE).read_text())
+        rows: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
+        with (folder / CURVES_FILE).open() as file:
+            for row in csv.DictReader(file):
+                rows[row["task"], row["agent"], row["run"]].append(row)
+        runs = []
+        for entry in published.values():
+            task, agent, name = entry["task"], entry["agent"], entry["run"]
+            settings = {**defaults(agent), **entry["settings"]}
+            settings = {key: value for key, value in settings.items() if key not in INCIDENTAL}
+            curves = read_curves(rows[task, entry["label"], name])
+            runs.append(Run(name, task, agent, agent, entry["seed"], entry["info"], settings, *curves))
+        return runs
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder} does not hold runs that compare.py can read back: {error!r}") from error
 
 
 def defaults(agent: str) -> dict[str, Any]:
@@ -118,9 +160,16 @@ def defaults(agent: str) -> dict[str, Any]:
 
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
-    """All runs below the folders, by task, agent and seed; those without an evaluation are left out."""
-    found = sorted({path.parent for folder in folders for path in folder.rglob(INFO_FILE)})
-    runs = [run for run in map(read_run, found) if run.curve("eval/return")]
+    """All runs below the folders, by task, agent and seed; those without an evaluation are left out.
+
+    A run that is found both in its own folder and published counts once.
+    """
+    folders = list(folders)
+    published = sorted({path.parent for folder in folders for path in folder.rglob(RUNS_FILE)})
+    own = sorted({path.parent for folder in folders for path in folder.rglob(INFO_FILE)})
+    found = [run for folder in published for run in read_published(folder)] + [read_run(path) for path in own]
+    distinct = {(run.task, run.agent, run.name): run for run in found}
+    runs = [run for run in distinct.values() if run.curve("eval/return")]
     if not runs:
         raise UserError("no run with an evaluation below the given folders")
     return sorted(tell_apart(runs), key=lambda run: (run.task, run.label, run.seed))
@@ -223,15 +272,32 @@ def report(runs: list[Run], title: str, minutes: float | None) -> str:
 
 
 def write_curves(runs: list[Run], path: Path) -> None:
-    """Every evaluation of every run as CSV: task,agent,seed,step,tag,value."""
+    """Every evaluation of every run, and its seconds of training: task,agent,seed,run,step,tag,value."""
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["task", "agent", "seed", "step", "tag", "value"])
+        writer.writerow(["task", "agent", "seed", "run", "step", "tag", "value"])
         for run in runs:
+            of_run = [run.task, run.label, run.seed, run.name]
             for step, values in run.evaluations.items():
-                writer.writerows(
-                    [run.task, run.label, run.seed, step, tag, repr(v)] for tag, v in values.items()
-                )
+                writer.writerows([*of_run, step, tag, repr(value)] for tag, value in values.items())
+            writer.writerows([*of_run, step, TIME_TAG, repr(value)] for step, value in run.training_s.items())
+
+
+def write_runs(runs: list[Run], path: Path) -> None:
+    """What each run was: its settings, and the command, commit, versions and hardware of its run.json."""
+    published = {
+        f"{run.task}/{run.label}/{run.name}": {
+            "task": run.task,
+            "agent": run.agent,
+            "label": run.label,
+            "seed": run.seed,
+            "run": run.name,
+            "settings": run.settings,
+            "info": run.info,
+        }
+        for run in runs
+    }
+    atomic_write(path, json.dumps(published, indent=2) + "\n")
 
 
 def plot(task: str, runs: list[Run], path: Path) -> None:
@@ -269,13 +335,12 @@ def main(
 
     Args:
         output: folder to write to, e.g. results/mujoco.
-        runs: folders with runs in them.
+        runs: folders with runs in them, or published by this script.
         minutes: also compare what was reached after so much training, evaluations not counted.
     """
     found = find_runs(runs)
-    write_curves(found, output / "curves.csv")
-    folders = {f"{run.task}/{run.label}/{run.folder.name}": run.info for run in found}
-    atomic_write(output / "runs.json", json.dumps(folders, indent=2) + "\n")
+    write_curves(found, output / CURVES_FILE)
+    write_runs(found, output / RUNS_FILE)
     atomic_write(output / "README.md", report(found, output.name, minutes))
     for task in sorted({run.task for run in found}):
         name = task.replace("/", "-").replace(":", "-")

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -400,6 +401,32 @@ def test_compare_gathers_seeds(tmp_path: Path) -> None:
     assert (output / "Reacher-v5.png").stat().st_size > 1000
 
 
+def test_compare_adds_a_seed_to_published_runs(tmp_path: Path) -> None:
+    """The run folders may be gone by then."""
+    output, runs = tmp_path / "out", tmp_path / "runs"
+
+    def compare(*inputs: Path) -> dict[str, str]:
+        command = [sys.executable, "experiments/compare.py", str(output), *map(str, inputs), "--minutes", "9"]
+        result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+        assert result.returncode == 0, result.stderr
+        return {path.name: path.read_text() for path in output.iterdir() if path.suffix != ".png"}
+
+    rates = {"1": "0.001", "2": "0.001", "3": "0.01"}
+    flags = {
+        seed: ("--steps", "60", "--seed", seed, "--agent.actor-lr", rate) for seed, rate in rates.items()
+    }
+    folders = {seed: run_in_process("sac", runs / seed, *flags[seed]) for seed in rates}
+    at_once = compare(runs)
+    compare(runs / "1", runs / "3")
+    shutil.rmtree(folders["1"])
+    shutil.rmtree(folders["3"])
+    assert compare(output, runs) == at_once
+    assert compare(output, runs) == at_once  # given twice, a run counts once
+    (output / "runs.json").write_text('{"a/b/c": {"command": "python"}}')
+    with pytest.raises(UserError, match="out does not hold runs that"):
+        find_runs([output])
+
+
 def test_quickstart_ends_with_the_data_and_both_agents_in_one_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -448,7 +475,7 @@ def test_compare_takes_runs_from_before_a_setting_to_have_its_default(tmp_path: 
 def test_compare_at_equal_training_time() -> None:
     curve = {step: {"eval/return": float(step)} for step in (100, 200, 300)}
     make = lambda agent, pace: Run(  # noqa: E731
-        Path(agent), "task", agent, agent, 1, {}, {}, curve, {step: pace * step for step in range(0, 301, 50)}
+        agent, "task", agent, agent, 1, {}, {}, curve, {step: pace * step for step in range(0, 301, 50)}
     )
     fast, slow = make("fast", 0.1), make("slow", 1.0)
     assert [run.after(2.0, "eval/return") for run in (fast, slow)] == [300.0, 100.0]
