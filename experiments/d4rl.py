@@ -29,14 +29,22 @@ def _make(task: str, num_envs: int, processes: bool, render: bool) -> VectorTask
 
 
 def _load(task: str, given: str | None, copies: VectorTask) -> list[Episode]:
-    row = d4rl_tasks.find(task)
-    return load_episodes(
+    limit = d4rl_tasks.find(task).max_episode_steps
+    episodes = load_episodes(
         d4rl_data.find_dataset(task, given),
         state_dim=copies.spaces.state_dim,
         action_dim=copies.spaces.action_dim,
-        max_episode_steps=row.max_episode_steps,
+        max_episode_steps=limit,
         flatten_obs=d4rl_env.flatten_obs(task),
     )
+    # So are the human demonstrations of Adroit: most of them solve the task too late or not at all.
+    longer = sum(len(episode) > limit for episode in episodes)
+    if longer:
+        print(
+            f"warning: {longer} of the {len(episodes)} episodes are longer than the {limit} steps that "
+            f"{task} gives an agent, which may be too few for what they show"
+        )
+    return episodes
 
 
 def _preset(agent: str, task: str) -> dict[str, Any]:

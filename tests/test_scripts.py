@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import imageio.v2 as imageio
 import numpy as np
@@ -32,7 +33,7 @@ from rlzoo.demos import load_episodes, observation_statistics
 from rlzoo.errors import UserError
 from rlzoo.run import lock_run
 from rlzoo.train import evaluation_seed
-from rlzoo.types import Episode
+from rlzoo.types import Episode, Spaces
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARK = Benchmark(
@@ -255,6 +256,30 @@ def test_a_run_says_so_when_the_data_go_beyond_cqns_atoms(
     assert "CQN's atoms -10 to 0.5: what lies beyond is cut" in capsys.readouterr().out
     run_d4rl("cqn", tmp_path, hopper_data, "--offline", "--steps", "1", "--agent.atoms", "1")
     assert "atoms" not in capsys.readouterr().out
+
+
+def test_demonstrations_that_take_longer_than_the_task_allows_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copies = SimpleNamespace(spaces=Spaces(state_dim=39, action_dim=28))
+
+    def load(*lengths: int) -> str:
+        episodes = [
+            Episode(
+                {"state": np.zeros((length + 1, 39), np.float32)},
+                np.zeros((length, 28), np.float32),
+                np.zeros(length, np.float32),
+                terminated=False,
+            )
+            for length in lengths
+        ]
+        write_d4rl(tmp_path / "door.hdf5", episodes, {})
+        found = d4rl.BENCHMARK.load_data("door-human-v1", str(tmp_path / "door.hdf5"), copies)
+        assert [len(episode) for episode in found] == list(lengths)
+        return capsys.readouterr().out
+
+    assert load(150, 200) == ""
+    assert "1 of the 2 episodes are longer than the 200 steps that door-human-v1 gives" in load(200, 201)
 
 
 def test_bc_without_demonstrations_in_its_batches(
