@@ -22,7 +22,7 @@ import statistics
 import sys
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def read_run(folder: Path) -> Run:
         settings = {key: value for key, value in known.items() if key not in INCIDENTAL}
         seed = int(config["seed"])
         return Run(folder.name, config["task"], agent, agent, seed, info, settings, evaluations, training_s)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, csv.Error, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not a complete run folder: {error}") from error
 
 
@@ -132,24 +132,33 @@ def read_published(folder: Path) -> list[Run]:
     """The runs that an earlier call of this script published in a folder.
 
     Raises:
-        UserError: if a file is missing or damaged, or from before settings were published too.
+        UserError: if a file is missing or damaged, both do not belong together, or they are from before
+            settings were published too.
     """
     try:
-        published: dict[str, dict[str, Any]] = json.loads((folder / RUNS_FILE).read_text())
+        published: list[dict[str, Any]] = list(json.loads((folder / RUNS_FILE).read_text()).values())
+        if any("settings" not in entry for entry in published):
+            raise ValueError("it is from before settings were published; give the folders of its runs")
         rows: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
         with (folder / CURVES_FILE).open() as file:
             for row in csv.DictReader(file):
+                if None in row or not all(row.values()):
+                    raise ValueError(f"a line of {CURVES_FILE} is not whole")
                 rows[row["task"], row["agent"], row["run"]].append(row)
-        runs = []
-        for entry in published.values():
-            task, agent, name = entry["task"], entry["agent"], entry["run"]
-            settings = {**defaults(agent), **entry["settings"]}
-            settings = {key: value for key, value in settings.items() if key not in INCIDENTAL}
-            curves = read_curves(rows[task, entry["label"], name])
-            runs.append(Run(name, task, agent, agent, entry["seed"], entry["info"], settings, *curves))
-        return runs
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder} does not hold runs that compare.py can read back: {error!r}") from error
+        if rows.keys() != {(entry["task"], entry["label"], entry["run"]) for entry in published}:
+            raise ValueError(f"{CURVES_FILE} and {RUNS_FILE} do not hold the same runs")
+        return [_published_run(entry, rows) for entry in published]
+    except (OSError, csv.Error, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"the published runs in {folder} cannot be read back: {reason}") from error
+
+
+def _published_run(entry: dict[str, Any], rows: dict[tuple[str, ...], list[dict[str, str]]]) -> Run:
+    task, agent, name = entry["task"], entry["agent"], entry["run"]
+    settings = {**defaults(agent), **entry["settings"]}
+    settings = {key: value for key, value in settings.items() if key not in INCIDENTAL}
+    curves = read_curves(rows[task, entry["label"], name])
+    return Run(name, task, agent, agent, int(entry["seed"]), dict(entry["info"]), settings, *curves)
 
 
 def defaults(agent: str) -> dict[str, Any]:
@@ -160,22 +169,30 @@ def defaults(agent: str) -> dict[str, Any]:
 
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
-    """All runs below the folders, by task, agent and seed; those without an evaluation are left out.
+    """All runs, by task, agent and seed: those whose folders lie below the given ones, and those published
+    in the given ones themselves. Runs without an evaluation are left out.
 
-    A run that is found both in its own folder and published counts once.
+    A run that is found twice, as in its own folder and published, counts once, as far as it got.
+
+    Raises:
+        UserError: if a folder holds no run with an evaluation, or one that cannot be read.
     """
-    folders = list(folders)
-    published = sorted({path.parent for folder in folders for path in folder.rglob(RUNS_FILE)})
-    own = sorted({path.parent for folder in folders for path in folder.rglob(INFO_FILE)})
-    found = [run for folder in published for run in read_published(folder)] + [read_run(path) for path in own]
-    distinct = {(run.task, run.agent, run.name): run for run in found}
-    runs = [run for run in distinct.values() if run.curve("eval/return")]
-    if not runs:
-        raise UserError("no run with an evaluation below the given folders")
-    return sorted(tell_apart(runs), key=lambda run: (run.task, run.label, run.seed))
+    distinct: dict[tuple[str, ...], Run] = {}
+    for folder in folders:
+        found = read_published(folder) if (folder / RUNS_FILE).is_file() else []
+        found += map(read_run, sorted(path.parent for path in folder.rglob(INFO_FILE)))
+        found = [run for run in found if run.curve("eval/return")]
+        if not found:
+            raise UserError(f"no run with an evaluation in {folder}")
+        for run in found:
+            # Runs that began in the same second, in different places, have the same name.
+            key = (run.task, run.agent, run.name, str(sorted(run.settings.items())))
+            if key not in distinct or max(run.evaluations) > max(distinct[key].evaluations):
+                distinct[key] = run
+    return sorted(tell_apart(distinct.values()), key=lambda run: (run.task, run.label, run.seed))
 
 
-def tell_apart(runs: Iterable[Run]) -> list[Run]:
+def tell_apart(runs: Collection[Run]) -> list[Run]:
     """The runs with labels that name the settings in which those of one agent on one task differ."""
     labelled = []
     for members in group(runs).values():

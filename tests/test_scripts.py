@@ -1,6 +1,7 @@
 """The commands a user types, for about a hundred steps each."""
 
 import csv
+import dataclasses
 import json
 import os
 import shlex
@@ -25,7 +26,15 @@ from envs.d4rl_tasks import TASKS, normalized_score
 from envs.rendering import rendering_backend
 from experiments import d4rl, quickstart
 from experiments.common import Benchmark, default_experiment, main, resume_hint
-from experiments.compare import Run, find_runs, shortest_names, table
+from experiments.compare import (
+    Run,
+    find_runs,
+    shortest_names,
+    table,
+    tell_apart,
+    write_curves,
+    write_runs,
+)
 from experiments.presets import AGENTS, MUJOCO_TASKS, d4rl_preset
 from rlzoo.checkpoint import load_checkpoint
 from rlzoo.demo_writers import write_d4rl
@@ -447,9 +456,69 @@ def test_compare_adds_a_seed_to_published_runs(tmp_path: Path) -> None:
     shutil.rmtree(folders["3"])
     assert compare(output, runs) == at_once
     assert compare(output, runs) == at_once  # given twice, a run counts once
-    (output / "runs.json").write_text('{"a/b/c": {"command": "python"}}')
-    with pytest.raises(UserError, match="out does not hold runs that"):
-        find_runs([output])
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A folder with two published runs, of the same name as they began in the same second."""
+    curve = {step: {"eval/return": float(step)} for step in (100, 200)}
+    runs = [
+        Run(
+            "s1-20261126-091951",
+            "task",
+            "sac",
+            "sac",
+            1,
+            {"command": "-"},
+            {"agent.tau": tau},
+            curve,
+            {100: 2.0},
+        )
+        for tau in (0.1, 0.2)
+    ]
+    write_curves(tell_apart(runs), tmp_path / "out" / "curves.csv")
+    write_runs(tell_apart(runs), tmp_path / "out" / "runs.json")
+    return tmp_path / "out"
+
+
+def test_compare_keeps_runs_of_one_name_apart(published: Path, tmp_path: Path) -> None:
+    runs = find_runs([published])
+    assert [(run.label, run.final("eval/return"), run.training_s) for run in runs] == [
+        ("sac tau=0.1", 200.0, {100: 2.0}),
+        ("sac tau=0.2", 200.0, {100: 2.0}),
+    ]
+    longer = [dataclasses.replace(run, evaluations={300: {"eval/return": 7.0}}) for run in runs]
+    write_curves(longer, tmp_path / "longer" / "curves.csv")
+    write_runs(longer, tmp_path / "longer" / "runs.json")
+    for folders in ([published, tmp_path / "longer"], [tmp_path / "longer", published]):
+        assert [run.final("eval/return") for run in find_runs(folders)] == [7.0, 7.0]
+    with pytest.raises(UserError, match=f"no run with an evaluation in {tmp_path}$"):
+        find_runs([published, tmp_path])  # what lies below is not taken for runs
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "reason"),
+    [
+        ("curves.csv", "200,eval/return,200.0\n", "200,ev", "a line of curves.csv is not whole"),
+        ("curves.csv", "tau=0.2", "tau=0.3", "do not hold the same runs"),
+        ("curves.csv", ",run,", ",", "a line of curves.csv is not whole"),
+        ("curves.csv", "200.0", "many", "could not convert"),
+        ("curves.csv", "task,sac", '"' + "x" * 200_000, "field larger than"),
+        ("runs.json", '"settings"', '"setting"', "from before settings were published"),
+        ("runs.json", '"seed"', '"sed"', "no 'seed'"),
+        ("runs.json", '{"command": "-"}', "null", "not iterable"),
+        ("runs.json", "{", "[", "delimiter"),
+    ],
+)
+def test_compare_refuses_damaged_publications(
+    published: Path, name: str, old: str, new: str, reason: str
+) -> None:
+    content = (published / name).read_text()
+    content = json.dumps(json.loads(content)) if name == "runs.json" else content
+    assert old in content
+    (published / name).write_text(content.replace(old, new, 1))
+    with pytest.raises(UserError, match=f"the published runs in .*out cannot be read back: .*{reason}"):
+        find_runs([published])
 
 
 def test_quickstart_ends_with_the_data_and_both_agents_in_one_table(

@@ -38,6 +38,8 @@ LATCH, DOOR, TO_HANDLE = 27, 28, slice(35, 38)
 def play(run_dir: Path, steps: int) -> list[FloatArray]:
     """The observations [T, 39] of episodes that the run's agent plays."""
     checkpoint = read_run(run_dir, CHECKPOINT)
+    if checkpoint["task"] != TASK:
+        raise UserError(f"{run_dir} is a run on {checkpoint['task']}, not on {TASK}")
     scaling = ObservationScaling.of_checkpoint(checkpoint)
     row = dataclasses.replace(d4rl_tasks.find(TASK), max_episode_steps=steps)
     d4rl_env.find = lambda name: row
@@ -61,7 +63,7 @@ def report(name: str, episodes: Sequence[FloatArray]) -> None:
     door = np.array([state[:, DOOR].max() for state in episodes])
     stages = {"at the handle": near, "unlatched": latch, "opened": door > 0.2, "success": door >= 1.35}
     shares = ", ".join(f"{stage} {np.mean(reached):.2f}" for stage, reached in stages.items())
-    print(f"{name:8} {len(episodes):3} episodes: {shares}")
+    print(f"{name:24} {len(episodes):3} episodes: {shares}")
 
 
 def main() -> None:
@@ -69,9 +71,11 @@ def main() -> None:
     if len(sys.argv) < 3 or not sys.argv[2].isdigit():
         raise UserError("give the demonstrations, a number of steps and folders of runs")
     steps = int(sys.argv[2])
-    report("humans", [episode.obs["state"][: steps + 1] for episode in load_episodes(sys.argv[1])])
+    report(
+        "humans", [episode.obs["state"][: steps + 1] for episode in load_episodes(sys.argv[1], state_dim=39)]
+    )
     for folder in map(Path, sys.argv[3:]):
-        report(folder.parent.name, play(folder, steps))
+        report(f"{folder.parent.name}/{folder.name}", play(folder, steps))
 
 
 if __name__ == "__main__":
