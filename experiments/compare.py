@@ -10,7 +10,7 @@ Writes into the first folder: `curves.csv` (every evaluation of every seed, and 
 plot per task. Such a folder can itself be given among the runs, so that a seed joins published ones whose run
 folders are gone:
 
-python experiments/compare.py results/mujoco results/mujoco results/runs/mujoco/Hopper-v5/sac/s4-20261122-1743
+python experiments/compare.py results/mujoco results/mujoco results/runs/mujoco/Hopper-v5/sac
 """
 
 from __future__ import annotations
@@ -103,8 +103,7 @@ def read_run(folder: Path) -> Run:
         with (folder / METRICS_FILE).open() as file:
             evaluations, training_s = read_curves(csv.DictReader(file))
         agent = config["agent_name"]
-        known = {**defaults(agent), **flatten_config(config)}
-        settings = {key: value for key, value in known.items() if key not in INCIDENTAL}
+        settings = comparable(agent, flatten_config(config))
         seed = int(config["seed"])
         return Run(folder.name, config["task"], agent, agent, seed, info, settings, evaluations, training_s)
     except (OSError, csv.Error, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
@@ -155,10 +154,14 @@ def read_published(folder: Path) -> list[Run]:
 
 def _published_run(entry: dict[str, Any], rows: dict[tuple[str, ...], list[dict[str, str]]]) -> Run:
     task, agent, name = entry["task"], entry["agent"], entry["run"]
-    settings = {**defaults(agent), **entry["settings"]}
-    settings = {key: value for key, value in settings.items() if key not in INCIDENTAL}
+    settings = comparable(agent, entry["settings"])
     curves = read_curves(rows[task, entry["label"], name])
     return Run(name, task, agent, agent, int(entry["seed"]), dict(entry["info"]), settings, *curves)
+
+
+def comparable(agent: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that make a run another experiment, those that it did not know yet at their defaults."""
+    return {key: value for key, value in {**defaults(agent), **settings}.items() if key not in INCIDENTAL}
 
 
 def defaults(agent: str) -> dict[str, Any]:

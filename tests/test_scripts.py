@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from demo_files import real_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from envs import d4rl_env, mujoco_env
@@ -291,6 +292,18 @@ def test_demonstrations_that_take_longer_than_the_task_allows_are_named(
     assert "1 of the 2 episodes are longer than the 200 steps that door-human-v1 gives" in load(200, 201)
 
 
+def test_few_human_door_demonstrations_succeed_in_the_tasks_time(capsys: pytest.CaptureFixture[str]) -> None:
+    """What results/README.md explains the success rates on door by."""
+    copies = SimpleNamespace(spaces=Spaces(state_dim=39, action_dim=28))
+    path = str(real_file("adroit/door-v0_demos.pickle"))
+    angles = [
+        episode.obs["state"][:, 28] for episode in d4rl.BENCHMARK.load_data("door-human-v1", path, copies)
+    ]
+    assert "25 of the 25 episodes are longer than the 200 steps" in capsys.readouterr().out
+    assert sum(angle.max() >= 1.35 for angle in angles) == 7
+    assert sum(angle[:201].max() >= 1.35 for angle in angles) == 6
+
+
 def test_bc_without_demonstrations_in_its_batches(
     hopper_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -462,18 +475,9 @@ def test_compare_adds_a_seed_to_published_runs(tmp_path: Path) -> None:
 def published(tmp_path: Path) -> Path:
     """A folder with two published runs, of the same name as they began in the same second."""
     curve = {step: {"eval/return": float(step)} for step in (100, 200)}
+    info, seconds = {"command": "-"}, {100: 2.0}
     runs = [
-        Run(
-            "s1-20261126-091951",
-            "task",
-            "sac",
-            "sac",
-            1,
-            {"command": "-"},
-            {"agent.tau": tau},
-            curve,
-            {100: 2.0},
-        )
+        Run("s1-20261126-091951", "task", "sac", "sac", 1, info, {"agent.tau": tau}, curve, seconds)
         for tau in (0.1, 0.2)
     ]
     write_curves(tell_apart(runs), tmp_path / "out" / "curves.csv")

@@ -42,7 +42,7 @@ def play(run_dir: Path, steps: int) -> list[FloatArray]:
         raise UserError(f"{run_dir} is a run on {checkpoint['task']}, not on {TASK}")
     scaling = ObservationScaling.of_checkpoint(checkpoint)
     row = dataclasses.replace(d4rl_tasks.find(TASK), max_episode_steps=steps)
-    d4rl_env.find = lambda name: row
+    d4rl_env.find = lambda name: row  # the task has no flag for its length
     task = d4rl_env.make(TASK, EPISODES)
     agent = load_agent(checkpoint, task.spaces, torch.device("cpu"))
     obs = task.reset(seed=7)
@@ -71,9 +71,8 @@ def main() -> None:
     if len(sys.argv) < 3 or not sys.argv[2].isdigit():
         raise UserError("give the demonstrations, a number of steps and folders of runs")
     steps = int(sys.argv[2])
-    report(
-        "humans", [episode.obs["state"][: steps + 1] for episode in load_episodes(sys.argv[1], state_dim=39)]
-    )
+    demonstrations = load_episodes(sys.argv[1], state_dim=39, action_dim=28)
+    report("humans", [episode.obs["state"][: steps + 1] for episode in demonstrations])
     for folder in map(Path, sys.argv[3:]):
         report(f"{folder.parent.name}/{folder.name}", play(folder, steps))
 
