@@ -51,6 +51,7 @@ CURVES_FILE, RUNS_FILE = "curves.csv", "runs.json"
 TIME_TAG = "time/training_s"
 # DSAC-T's paper counts a run's final return as the mean of its last tenth of evaluations.
 FINAL_SHARE = 0.1
+LEGEND_LINE = 0.15  # inches that a line of the plot's legend takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,18 +328,22 @@ def plot(task: str, runs: list[Run], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
-    for index, ((_, label), members) in enumerate(group(runs).items()):
-        color = f"C{index}"
+    groups = group(runs)
+    # A label of many settings takes several lines, below the curves: the figure grows by them.
+    names = {key: textwrap.fill(f"{key[1]} (seeds: {len(groups[key])})", 110) for key in groups}
+    lines = sum(name.count("\n") + 1 for name in names.values())
+    figure, axes = plt.subplots(figsize=(7, 4.5 + LEGEND_LINE * lines), layout="constrained")
+    colors = plt.get_cmap("tab10" if len(groups) <= 10 else "turbo")
+    for index, (key, members) in enumerate(groups.items()):
+        color = colors(index if len(groups) <= 10 else index / (len(groups) - 1))
         curves = [run.curve("eval/return") for run in members]
         for curve in curves:
             axes.plot(list(curve), list(curve.values()), color=color, linewidth=0.7, alpha=0.5)
         shared = sorted(set.intersection(*(set(curve) for curve in curves)))
         means = [statistics.mean(curve[step] for curve in curves) for step in shared]
-        # A label of many settings takes several lines, below the curves.
-        name = textwrap.fill(f"{label} ({len(members)} seeds)", 110)
-        axes.plot(shared, means, color=color, linewidth=2, label=name)
-    axes.set(title=task, xlabel="environment steps", ylabel="evaluation return")
+        axes.plot(shared, means, color=color, linewidth=2, label=names[key])
+    # An offline run's steps are updates.
+    axes.set(title=task, xlabel="steps", ylabel="evaluation return")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", fontsize="x-small")
     with atomic_path(path) as temporary:

@@ -30,6 +30,7 @@ from experiments.common import Benchmark, default_experiment, main, resume_hint
 from experiments.compare import (
     Run,
     find_runs,
+    plot,
     shortest_names,
     table,
     tell_apart,
@@ -581,6 +582,19 @@ def test_compare_at_equal_training_time() -> None:
     header, _, *lines = table([fast, slow], minutes=2.0).splitlines()
     assert header.endswith("| minutes of training | return after 2 minutes |")
     assert [line.split("| ")[-2:] for line in lines] == [["0.50 ", "300.0 |"], ["5.0 ", "100.0 |"]]
+
+
+@pytest.mark.filterwarnings("error")  # matplotlib warns where it finds no room for the curves
+def test_compare_draws_curves_beside_many_long_labels(tmp_path: Path) -> None:
+    curve = {step: {"eval/return": float(step)} for step in (100, 200, 300)}
+    settings = " ".join(f"a_setting_{index}=0.001" for index in range(12))
+    labels = ["sac", *(f"arsq number={index} {settings}" for index in range(20))]
+    heights = []
+    for count in (1, len(labels)):
+        runs = [Run("s1", "task", label, label, 1, {}, {}, curve, {}) for label in labels[:count]]
+        plot("task", runs, tmp_path / "curves.png")
+        heights.append(len(imageio.imread(tmp_path / "curves.png")))
+    assert heights[1] > 2 * heights[0]  # by the labels: the curves keep their room
 
 
 def test_compare_names_values_as_shortly_as_tells_them_apart() -> None:
