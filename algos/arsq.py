@@ -77,7 +77,8 @@ class ARSQConfig(AutoregressiveConfig):
     demo_weight: float = 5.0
     """w: weight of the demonstration loss, summed over positions and averaged over rows."""
     demo_floor: float = -1.0
-    """c: a code this much better than the others is good enough, and its loss has no gradient."""
+    """c: a code this much better than the others is good enough, and its loss has no gradient. `margin` with
+    c >= 0 asks for no lead: equal advantages meet it, and alone it can leave the policy uniform."""
     td_weight: float = 1.0
     """Weight of the TD loss mean (V(s) + sum_t A_t[a_t] - y)^2, y = r + gamma * min_i V_target,i(s')."""
     act_with: Literal["online", "target"] = "online"
