@@ -333,9 +333,9 @@ def plot(task: str, runs: list[Run], path: Path) -> None:
     names = {key: textwrap.fill(f"{key[1]} (seeds: {len(groups[key])})", 110) for key in groups}
     lines = sum(name.count("\n") + 1 for name in names.values())
     figure, axes = plt.subplots(figsize=(7, 4.5 + LEGEND_LINE * lines), layout="constrained")
-    colors = plt.get_cmap("tab10" if len(groups) <= 10 else "turbo")
+    colors = plt.get_cmap("tab10") if len(groups) <= 10 else plt.get_cmap("turbo", len(groups))
     for index, (key, members) in enumerate(groups.items()):
-        color = colors(index if len(groups) <= 10 else index / (len(groups) - 1))
+        color = colors(index)
         curves = [run.curve("eval/return") for run in members]
         for curve in curves:
             axes.plot(list(curve), list(curve.values()), color=color, linewidth=0.7, alpha=0.5)

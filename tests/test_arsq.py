@@ -282,6 +282,17 @@ def test_demonstration_loss_written_out(kind: Any) -> None:
             assert loss[twin, row].item() == pytest.approx(expected, abs=1e-5)
 
 
+def test_margin_asks_for_a_lead_only_below_a_floor_of_0() -> None:
+    codes = torch.zeros(1, 1, dtype=torch.int64)
+    equal = torch.zeros(1, 1, 1, 7).log_softmax(-1)
+    ahead = torch.tensor([[[[2.0, *[0.0] * 6]]]]).log_softmax(-1)
+    of = lambda advantage, floor: demonstration_loss(advantage, codes, "margin", floor).item()  # noqa: E731
+    for floor in (0.0, 1.0):
+        assert of(equal, floor) == of(ahead, floor) == floor
+    assert of(equal, -1.0) == 0.0
+    assert of(ahead, -1.0) == -1.0
+
+
 def test_rows_of_the_demonstration_loss() -> None:
     agent, batch = make_agent(SMALL), make_batch()
     demos_only = Batch(*(first_rows(field, 6) for field in batch))

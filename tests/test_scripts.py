@@ -20,6 +20,7 @@ import pytest
 import torch
 import yaml
 from demo_files import real_file
+from matplotlib.axes import Axes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from envs import d4rl_env, mujoco_env
@@ -585,16 +586,25 @@ def test_compare_at_equal_training_time() -> None:
 
 
 @pytest.mark.filterwarnings("error")  # matplotlib warns where it finds no room for the curves
-def test_compare_draws_curves_beside_many_long_labels(tmp_path: Path) -> None:
+def test_compare_draws_curves_beside_many_long_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colors = []
+    draw = Axes.plot
+    monkeypatch.setattr(
+        Axes, "plot", lambda *args, **kwargs: (colors.append(kwargs["color"]), draw(*args, **kwargs))[1]
+    )
     curve = {step: {"eval/return": float(step)} for step in (100, 200, 300)}
     settings = " ".join(f"a_setting_{index}=0.001" for index in range(12))
     labels = ["sac", *(f"arsq number={index} {settings}" for index in range(20))]
     heights = []
-    for count in (1, len(labels)):
+    for count in (1, 10, len(labels)):
+        colors.clear()
         runs = [Run("s1", "task", label, label, 1, {}, {}, curve, {}) for label in labels[:count]]
         plot("task", runs, tmp_path / "curves.png")
         heights.append(len(imageio.imread(tmp_path / "curves.png")))
-    assert heights[1] > 2 * heights[0]  # by the labels: the curves keep their room
+        assert len(set(colors)) == count
+    assert heights[2] > 2 * heights[0]  # by the labels: the curves keep their room
 
 
 def test_compare_names_values_as_shortly_as_tells_them_apart() -> None:

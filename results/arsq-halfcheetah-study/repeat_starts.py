@@ -32,6 +32,8 @@ def main() -> None:
         dataset, output, steps, copies = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     except (IndexError, ValueError):
         raise UserError("give a dataset, a file to write, a number of steps and one of copies") from None
+    if steps < 1 or copies < 1:
+        raise UserError(f"there are {steps} steps and {copies} copies, expected at least 1 of each")
     episodes = load_episodes(dataset)
     starts = [start_of(episode, steps) for episode in episodes if len(episode) > steps]
     metadata = {"source": Path(dataset).name, "first_steps": steps, "copies": copies}
