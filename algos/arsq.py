@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algos.binning import Binning
-from rlzoo.agent import Agent, Update, check_positive
+from rlzoo.agent import Agent, Update, check_finite, check_not_negative, check_positive, check_rate
 from rlzoo.encoder import ObservationEncoder, Projection, augment, behind
 from rlzoo.errors import UserError
 from rlzoo.networks import ACTIVATIONS, Activation, EnsembleMLP, adam, frozen_copy, polyak_update
@@ -77,7 +77,8 @@ class ARSQConfig(AutoregressiveConfig):
     demo_weight: float = 5.0
     """w: weight of the demonstration loss, summed over positions and averaged over rows."""
     demo_floor: float = -1.0
-    """c: a code this much better than the others is good enough, and its loss has no gradient. `margin` with
+    """c: a code that leads the others by -c is good enough, and its loss has no gradient. `margin` takes them
+    one by one; `cql` all together, so at c = -1 equal ones have to be 1 + ln(N - 1) behind. `margin` with
     c >= 0 asks for no lead: equal advantages meet it, and alone it can leave the policy uniform."""
     td_weight: float = 1.0
     """Weight of the TD loss mean (V(s) + sum_t A_t[a_t] - y)^2, y = r + gamma * min_i V_target,i(s')."""
@@ -90,13 +91,20 @@ class ARSQConfig(AutoregressiveConfig):
     tau: float = 0.005
     """Rate at which the targets follow, every update (0.02 with pixels)."""
     advantage_tau: float | None = None
-    """The rate for the target advantages alone, which only act; None: tau. Where the targets act, a slow one
-    steadies the greedy policy (0.001 averages it over 1,000 updates) without holding up the values, which
-    need about 1 / (tau (1 - gamma)) updates to reach the size of the returns."""
+    """The rate for the target advantages alone, which only act, and only with `act_with` "target"; None: tau.
+    A slow one steadies the greedy policy (0.001 averages it over 1,000 updates) without holding up the
+    values, which need about 1 / (tau (1 - gamma)) updates to reach the size of the returns."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "lr", "tau", *([] if self.advantage_tau is None else ["advantage_tau"]))
+        check_positive(self, "lr")
+        check_rate(self, "tau", "advantage_tau")
+        check_not_negative(self, "td_weight", "demo_weight", "weight_decay")
+        check_finite(self, "demo_floor")
+        if self.advantage_tau is not None and self.act_with == "online":
+            raise UserError(
+                "advantage_tau is of the target advantages, which act only with act_with='target'"
+            )
 
 
 # ------------------------------------------------------------------------------------------------ network

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from algos.arsq import AdvantageNetwork, AutoregressiveConfig, at_codes, mean_over, policy_metrics
-from rlzoo.agent import Agent, Update, check_ordered, check_positive
+from rlzoo.agent import Agent, Update, check_not_negative, check_ordered, check_positive
 from rlzoo.distributions import GaussianPolicy
 from rlzoo.encoder import ObservationEncoder, augment
 from rlzoo.errors import UserError
@@ -39,8 +39,9 @@ class BCConfig(AutoregressiveConfig):
     activation: Activation = "relu"
     """After every hidden layer."""
     loss: Literal["likelihood", "mse"] = "likelihood"
-    """What the Gaussian policy minimises: -log pi(a|s), or (tanh(mean) - a)^2. The categorical's loss is
-    always -log pi(codes|s), the cross-entropy summed over positions."""
+    """What the Gaussian policy minimises: -log pi(a|s), or (tanh(mean) - a)^2, which teaches it no deviation:
+    it then acts without noise, also where actions are sampled. The categorical's loss is always
+    -log pi(codes|s), the cross-entropy summed over positions."""
     log_std_range: tuple[float, float] = (-5.0, 2.0)
     """Bounds of the Gaussian's log standard deviation before tanh."""
     action_limit: float = 0.999
@@ -56,6 +57,7 @@ class BCConfig(AutoregressiveConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "lr")
+        check_not_negative(self, "weight_decay")
         check_ordered(self, "log_std_range")
         if not 0 < self.action_limit < 1:
             raise UserError(f"action_limit must lie between 0 and 1, not be {self.action_limit}")
@@ -98,16 +100,15 @@ class BC(Agent):
         self, policy: GaussianPolicy, batch: Batch, rows: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         mean, log_std = policy(self.encoder(batch.obs))
+        error = mean_over(rows, (torch.tanh(mean) - batch.action).square().mean(-1))
+        metrics = {"policy/demo_squared_error": error}
+        if self.config.loss == "mse":
+            return error, metrics
         limit = self.config.action_limit
         log_prob = tanh_gaussian_log_prob(mean, log_std, batch.action.clamp(-limit, limit))  # [B]
         log_prob = mean_over(rows, log_prob)
-        error = mean_over(rows, (torch.tanh(mean) - batch.action).square().mean(-1))
-        metrics = {
-            "policy/demo_log_prob": log_prob,
-            "policy/demo_squared_error": error,
-            "policy/log_std": mean_over(rows, log_std.mean(-1)),
-        }
-        return (-log_prob if self.config.loss == "likelihood" else error), metrics
+        metrics |= {"policy/demo_log_prob": log_prob, "policy/log_std": mean_over(rows, log_std.mean(-1))}
+        return -log_prob, metrics
 
     def _categorical_loss(
         self, network: AdvantageNetwork, batch: Batch, rows: Tensor
@@ -131,5 +132,9 @@ class BC(Agent):
 
     @torch.no_grad()
     def act(self, obs: dict[str, Tensor], *, deterministic: bool) -> Tensor:
-        """tanh of the Gaussian's mean (or the most likely codes), or a sample: [N, D]."""
+        """tanh of the Gaussian's mean (or the most likely codes), or a sample: [N, D].
+
+        A Gaussian that learned by squared error has no deviation worth sampling with.
+        """
+        deterministic |= self.config.policy == "gaussian" and self.config.loss == "mse"
         return self.policy.act(self.encoder(obs), deterministic=deterministic)

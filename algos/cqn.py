@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algos.binning import Binning
-from rlzoo.agent import Agent, Update, check_positive
+from rlzoo.agent import Agent, Update, check_finite, check_not_negative, check_positive, check_rate
 from rlzoo.encoder import ObservationEncoder, Projection, augment
 from rlzoo.errors import UserError
 from rlzoo.networks import adam, frozen_copy, polyak_update
@@ -71,7 +71,11 @@ class CQNConfig:
     def __post_init__(self) -> None:
         if not self.hidden:
             raise UserError("hidden is empty: the level enters through a hidden layer, so give at least one")
-        check_positive(self, "hidden", "feature_dim", "encoder_channels", "atoms", "lr", "tau")
+        check_positive(self, "hidden", "feature_dim", "encoder_channels", "atoms", "lr")
+        check_rate(self, "tau")
+        check_not_negative(self, "td_weight", "demo_weight", "dominance_weight", "margin")
+        check_not_negative(self, "exploration_noise", "weight_decay")
+        check_finite(self, "v_min", "v_max")
         if self.atoms > 1 and self.v_max <= self.v_min:
             raise UserError(f"v_max must be above v_min, not {self.v_min} to {self.v_max}")
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlzoo.agent import Agent, Update, check_ordered, check_positive
+from rlzoo.agent import Agent, Update, check_finite, check_ordered, check_positive, check_rate
 from rlzoo.distributions import GaussianPolicy
 from rlzoo.encoder import ObservationEncoder, augment, behind
 from rlzoo.networks import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
@@ -70,9 +70,10 @@ class DSACTConfig:
     """With images: channels of the convolutions, each of which halves the image."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "hidden", "critic_lr", "actor_lr", "temperature_lr", "tau", "actor_delay")
-        check_positive(self, "initial_temperature", "running_std_rate", "fixed_td_bound")
-        check_positive(self, "feature_dim", "encoder_channels")
+        check_positive(self, "hidden", "critic_lr", "actor_lr", "temperature_lr", "actor_delay")
+        check_positive(self, "initial_temperature", "fixed_td_bound", "feature_dim", "encoder_channels")
+        check_rate(self, "tau", "running_std_rate")
+        check_finite(self, "target_entropy")
         check_ordered(self, "log_std_range")
 
 

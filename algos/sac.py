@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rlzoo.agent import Agent, Update, check_ordered, check_positive
+from rlzoo.agent import Agent, Update, check_finite, check_ordered, check_positive, check_rate
 from rlzoo.distributions import GaussianPolicy
 from rlzoo.encoder import ObservationEncoder, augment, behind
 from rlzoo.networks import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
@@ -47,10 +47,10 @@ class SACConfig:
     """With images: channels of the convolutions, each of which halves the image."""
 
     def __post_init__(self) -> None:
-        check_positive(
-            self, "hidden", "critic_lr", "actor_lr", "temperature_lr", "tau", "initial_temperature"
-        )
+        check_positive(self, "hidden", "critic_lr", "actor_lr", "temperature_lr", "initial_temperature")
         check_positive(self, "feature_dim", "encoder_channels")
+        check_rate(self, "tau")
+        check_finite(self, "target_entropy")
         check_ordered(self, "log_std_range")
 
 

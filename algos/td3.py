@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rlzoo.agent import Agent, Update, check_positive
+from rlzoo.agent import Agent, Update, check_not_negative, check_positive, check_rate
 from rlzoo.encoder import ObservationEncoder, augment, behind
 from rlzoo.networks import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
@@ -45,8 +45,10 @@ class TD3Config:
     """With images: channels of the convolutions, each of which halves the image."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "hidden", "critic_lr", "actor_lr", "tau", "actor_delay")
+        check_positive(self, "hidden", "critic_lr", "actor_lr", "actor_delay")
         check_positive(self, "feature_dim", "encoder_channels")
+        check_rate(self, "tau")
+        check_not_negative(self, "exploration_noise", "target_noise", "target_noise_clip")
 
 
 class TD3(Agent):

@@ -17,15 +17,37 @@ Update = Callable[[Batch], dict[str, Tensor]]
 
 
 def check_positive(config: object, *names: str) -> None:
-    """Refuse settings of an agent that are not above 0 and finite (every one of a tuple's entries).
+    """Refuse settings of an agent that are not above 0 and finite.
+
+    Of a tuple every entry; None passes, here and below.
 
     Raises:
         UserError: naming the flag.
     """
+    _check(config, names, lambda value: 0 < value < math.inf, "finite and above 0")
+
+
+def check_rate(config: object, *names: str) -> None:
+    """Likewise, not above 0 and at most 1: a moving average beyond would run away from what it follows."""
+    _check(config, names, lambda value: 0 < value <= 1, "above 0, up to 1")
+
+
+def check_not_negative(config: object, *names: str) -> None:
+    """Likewise, not finite and at least 0."""
+    _check(config, names, lambda value: 0 <= value < math.inf, "finite and at least 0")
+
+
+def check_finite(config: object, *names: str) -> None:
+    """Likewise, infinite or not a number."""
+    _check(config, names, math.isfinite, "a finite number")
+
+
+def _check(config: object, names: tuple[str, ...], accept: Callable[[float], bool], expected: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if not all(0 < entry < math.inf for entry in (value if isinstance(value, tuple) else (value,))):
-            raise UserError(f"--agent.{name.replace('_', '-')} is {value}, expected finite and above 0")
+        entries = value if isinstance(value, tuple) else (value,)
+        if not all(entry is None or accept(entry) for entry in entries):
+            raise UserError(f"--agent.{name.replace('_', '-')} is {value}, expected {expected}")
 
 
 def check_ordered(config: object, name: str) -> None:

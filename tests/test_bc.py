@@ -115,6 +115,15 @@ def test_it_imitates(config: BCConfig) -> None:
     assert error < 0.08
 
 
+def test_squared_error_teaches_no_deviation_so_nothing_is_sampled_with_it() -> None:
+    agent, batch = make_agent(VARIANTS["gaussian-mse"]), make_batch()
+    assert torch.equal(agent.act(batch.obs, deterministic=False), agent.act(batch.obs, deterministic=True))
+    assert agent.update(batch).keys() == {"loss/bc", "policy/demo_squared_error"}
+    categorical = make_agent(replace(VARIANTS["arsq"], loss="mse"))  # which that setting is not of
+    obs = {"state": torch.zeros(50, 5)}
+    assert len(categorical.act(obs, deterministic=False).unique(dim=0)) > 1
+
+
 def test_the_categorical_keeps_modes_apart() -> None:
     """Two equally frequent modes: samples come from either one, none from between or from a mixture."""
     torch.manual_seed(0)

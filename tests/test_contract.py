@@ -1,8 +1,9 @@
 """What every agent owes the training loop, with states and with images."""
 
 import copy
+import dataclasses
 import io
-from dataclasses import dataclass
+import math
 
 import pytest
 import torch
@@ -12,11 +13,12 @@ from torch import Tensor
 from experiments.presets import AGENTS
 from rlzoo.agent import Agent
 from rlzoo.capture import capture
+from rlzoo.errors import UserError
 from rlzoo.replay import to_device
 from rlzoo.types import Batch, Spaces
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Case:
     """An agent with its observations."""
 
@@ -130,6 +132,21 @@ def test_a_state_of_another_shape_is_refused(case: Case) -> None:
     other = case.make(hidden=(8, 8))
     with pytest.raises(RuntimeError, match="size mismatch"):
         case.make().load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize("name", sorted(AGENTS))
+def test_no_setting_is_what_no_run_can_use(name: str) -> None:
+    """Not a number anywhere, a negative learning rate, decay, weight or noise, a moving average beyond 1."""
+    config = AGENTS[name].config
+    floats = {f.name for f in dataclasses.fields(config) if f.type in ("float", "float | None")}
+    wrong = [(setting, math.nan) for setting in floats]
+    ends = ("lr", "weight", "decay", "margin", "noise", "clip")
+    wrong += [(setting, -0.1) for setting in floats if setting.endswith(ends)]
+    wrong += [(setting, value) for setting in floats if setting.endswith("tau") for value in (0.0, 1.1)]
+    assert len(wrong) > len(floats)
+    for setting, value in wrong:
+        with pytest.raises(UserError, match=setting.replace("_", "[_-]")):
+            config(**{setting: value})
 
 
 def assert_same_state(one: object, other: object) -> None:

@@ -153,6 +153,17 @@ def test_discounted_returns_are_those_of_every_step_to_its_episodes_end():
     assert discounted_returns(episodes, 0.5) == (-4.0, 2.0)
 
 
+def test_discounted_returns_go_on_where_an_episode_was_only_cut():
+    rewards = np.array([-100.0, *[1.0] * 5, *[3.0] * 5], np.float32)
+    states = {"state": np.zeros((12, 1), np.float32)}
+    cut = Episode(states, np.zeros((11, 1), np.float32), rewards, terminated=False)
+    # 2 a step, the mean of the last ten, for ever: 4. By hand: 3 + 4/2 = 5, 3 + 5/2 = 5.5, ... below 6.
+    low, high = discounted_returns([cut], 0.5)
+    assert high == 3 + (3 + (3 + (3 + (3 + 4 / 2) / 2) / 2) / 2) / 2
+    assert low == pytest.approx(-100 + (1 + (1 + (1 + (1 + (1 + high / 2) / 2) / 2) / 2) / 2) / 2)
+    assert discounted_returns([cut], 1.0) == (-80.0, 20.0)
+
+
 @pytest.mark.parametrize("with_next", [True, False])
 def test_reading_takes_at_most_twice_the_datas_size_in_memory(tmp_path, with_next):
     steps, path = 200_000, tmp_path / "large.hdf5"
