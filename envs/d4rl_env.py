@@ -23,6 +23,7 @@ from gymnasium.spaces import Box
 from envs.d4rl_tasks import D4RLTask, find
 from envs.gym_env import Environment, GymVectorTask
 from envs.rendering import import_mujoco
+from rlzoo.errors import UserError
 from rlzoo.types import Array
 
 StepResult = tuple[Array, float, bool, bool, dict[str, Any]]
@@ -305,7 +306,12 @@ def _kitchen_flatten(task: D4RLTask) -> Callable[[Mapping[str, Array]], Array]:
         goal[OBS_ELEMENT_INDICES[part]] = OBS_ELEMENT_GOALS[part]
 
     def flatten(obs: Mapping[str, Array]) -> Array:
-        rows = obs["observation"]  # robot positions 9 and velocities 9, object positions 21 and velocities 20
+        rows = obs.get(
+            "observation"
+        )  # robot positions 9 and velocities 9, object positions 21 and velocities 20
+        if rows is None or rows.shape[-1:] != (59,):
+            found = "is missing" if rows is None else f"has shape {list(rows.shape)}"
+            raise UserError(f"key 'observation' {found}, expected kitchen's [steps, 59]")
         goals = np.broadcast_to(goal, (*rows.shape[:-1], 30))
         return np.concatenate([rows[..., :9], rows[..., 18:39], goals], axis=-1)
 

@@ -265,6 +265,8 @@ def run(
     device = resolve_device(experiment.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # streams and graphs are made on the current device
+    if experiment.data.offline and experiment.train.offline_steps:
+        raise UserError("with --offline it is --steps that counts the updates: leave out --offline-steps")
     if not 0 <= experiment.seed < MAX_SEED:
         raise UserError(f"--seed is {experiment.seed}, expected 0 to {MAX_SEED - 1}")
     if experiment.threads is not None:

@@ -1,6 +1,6 @@
 """Gather finished runs into something to commit: curves, a table and a plot, with their commands.
 
-python experiments/compare.py results/mujoco results/runs/mujoco/HalfCheetah-v5 results/runs/mujoco/Hopper-v5
+python experiments/compare.py results/mine results/runs/mujoco/HalfCheetah-v5 results/runs/mujoco/Hopper-v5
 
 Runs whose settings differ are told apart by them, so a sweep is compared like any other set of runs.
 `--minutes M` adds what each had reached after M minutes of training, to compare at equal wall-clock time.
@@ -10,7 +10,7 @@ Writes into the first folder: `curves.csv` (every evaluation of every seed, and 
 plot per task. Such a folder can itself be given among the runs, so that a seed joins published ones whose run
 folders are gone:
 
-python experiments/compare.py results/mujoco results/mujoco results/runs/mujoco/Hopper-v5/sac
+python experiments/compare.py results/mine results/mine results/runs/mujoco/Hopper-v5
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Any
 # Python puts a script's folder first on sys.path, where mujoco.py would hide the package.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import numpy as np
 import tyro
 import yaml
 
@@ -43,8 +44,7 @@ from rlzoo.train import TrainConfig
 
 # Settings that make a run longer, faster or better documented, but no other experiment.
 INCIDENTAL = {"script", "seed", "device", "threads", "video", "runs_dir"}
-INCIDENTAL |= {"train.steps", "train.offline_steps"}
-INCIDENTAL |= {"train.processes", "train.capture", "train.eval_every", "train.eval_episodes"}
+INCIDENTAL |= {"train.steps", "train.processes", "train.capture", "train.eval_every", "train.eval_episodes"}
 INCIDENTAL |= {"train.log_every", "train.checkpoint_every", "train.buffer_capacity"}
 # What this script writes, and reads back.
 CURVES_FILE, RUNS_FILE = "curves.csv", "runs.json"
@@ -101,6 +101,8 @@ def read_run(folder: Path) -> Run:
     try:
         config = yaml.safe_load((folder / CONFIG_FILE).read_text())
         info = json.loads((folder / INFO_FILE).read_text())
+        if not isinstance(info, dict):
+            raise ValueError(f"{INFO_FILE} holds no settings by name")
         with (folder / METRICS_FILE).open() as file:
             evaluations, training_s = read_curves(csv.DictReader(file))
         agent = config["agent_name"]
@@ -234,7 +236,14 @@ def mean_and_spread(values: list[float]) -> str:
     """`mean ± sample standard deviation`, the latter only with two seeds or more."""
     digits = 2 if max(map(abs, values)) <= 1 else 1  # a rate of success needs more than 0.9
     mean = f"{statistics.mean(values):,.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else mean
+    # Not statistics.stdev, which fails on the infinite or undefined return of a run that diverged.
+    return f"{mean} ± {np.std(values, ddof=1):,.{digits}f}" if len(values) > 1 else mean
+
+
+def lengths(runs: list[Run]) -> str:
+    """The runs' last evaluated step; the shortest and the longest where one got a good deal less far."""
+    last = [max(run.evaluations) for run in runs]
+    return f"{max(last):,}" if min(last) > 0.95 * max(last) else f"{min(last):,} to {max(last):,}"
 
 
 def table(runs: list[Run], minutes: float | None = None) -> str:
@@ -252,7 +261,7 @@ def table(runs: list[Run], minutes: float | None = None) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for (task, label), members in group(runs).items():
         cells = [task, label, ", ".join(str(run.seed) for run in members)]
-        cells.append(f"{max(max(run.evaluations) for run in members):,}")
+        cells.append(lengths(members))
         cells.append(mean_and_spread([run.final("eval/return") for run in members]))
         cells.append(mean_and_spread([max(run.curve("eval/return").values()) for run in members]))
         if scored:
@@ -359,10 +368,12 @@ def main(
     """Gather runs into curves, a table and plots.
 
     Args:
-        output: folder to write to, e.g. results/mujoco.
+        output: folder to write to, e.g. results/mine; what it has already is replaced.
         runs: folders with runs in them, or published by this script.
         minutes: also compare what was reached after so much training, evaluations not counted.
     """
+    if not runs:
+        raise UserError("name at least one folder with runs, or published ones; nothing was written")
     found = find_runs(runs)
     write_curves(found, output / CURVES_FILE)
     write_runs(found, output / RUNS_FILE)

@@ -32,6 +32,7 @@ from envs import d4rl_env, mujoco_env
 from envs.d4rl_tasks import TASKS
 from envs.gym_env import GymVectorTask
 from experiments import d4rl, mujoco
+from experiments.common import MAX_SEED
 from experiments.trained import load_agent, read_run
 from rlzoo.demo_writers import check_minari_name, write_d4rl, write_minari
 from rlzoo.demos import summary
@@ -91,6 +92,8 @@ class Settings:
             raise UserError("nothing to write: give --output FILE, --minari NAME or both")
         if self.steps < 1 or self.num_envs < 1:
             raise UserError("--steps and --num-envs must be at least 1")
+        if not 0 <= self.seed < MAX_SEED:
+            raise UserError(f"--seed is {self.seed}, expected 0 to {MAX_SEED - 1}")
         if self.noise is not None and not 0 <= self.noise < np.inf:
             raise UserError(f"--noise is {self.noise}, expected finite and at least 0")
 
@@ -133,11 +136,14 @@ def roll_out(task: GymVectorTask, policy: Policy, *, steps: int, seed: int) -> l
     open_episodes: list[list[tuple[Array, FloatArray, np.float32]]] = [[] for _ in range(lanes)]
     episodes: list[Episode] = []
     recorded, stopped, ended = 0, np.zeros(lanes, np.bool_), np.zeros(lanes, np.bool_)
+    success = np.full(lanes, np.nan, np.float32)
     while not stopped.all():
         action = policy(obs)
         task.send(action)
         step = task.receive()
         resets, ended = ended, (step.terminated | step.truncated) & ~ended
+        # A task once solved counts as solved, also where the episode goes on.
+        success = np.where(resets, np.float32(np.nan), np.fmax(success, step.success))
         for lane in np.flatnonzero(~resets & ~stopped):
             rows = open_episodes[lane]
             rows.append((obs["state"][lane].copy(), action[lane].copy(), step.reward[lane]))
@@ -145,10 +151,10 @@ def roll_out(task: GymVectorTask, policy: Policy, *, steps: int, seed: int) -> l
             if ended[lane]:
                 states, actions, rewards = zip(*rows, strict=True)
                 states = np.stack([*states, step.obs["state"][lane]])
-                success = None if np.isnan(step.success[lane]) else bool(step.success[lane])
+                solved = None if np.isnan(success[lane]) else bool(success[lane])
                 episodes.append(
                     Episode({"state": states}, np.stack(actions), np.array(rewards, np.float32),
-                            bool(step.terminated[lane]), success)
+                            bool(step.terminated[lane]), solved)
                 )  # fmt: skip
                 rows.clear()
                 stopped[lane] = recorded >= steps

@@ -52,7 +52,11 @@ def get_dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
     """The dataset of numbers under `key`, with its data inside this file."""
     if key not in file:
         raise UserError(f"{path}: key {key!r} is missing")
-    dataset = file[key]
+    dataset = file.get(key)
+    if dataset is None:
+        raise UserError(f"{path}: key {key!r} is a link to nothing, expected an array of numbers")
+    if isinstance(dataset, h5py.Dataset) and dataset.shape is None:
+        raise UserError(f"{path}: key {key!r} is empty, expected an array of numbers")
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "biuf":
         kind = "a group" if isinstance(dataset, h5py.Group) else f"data of type {dataset.dtype}"
         raise UserError(f"{path}: key {key!r} is {kind}, expected an array of numbers")

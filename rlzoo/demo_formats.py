@@ -292,7 +292,10 @@ def _minari_observations(
             for part, child in file[key].items()
             if isinstance(child, h5py.Dataset)
         }
-        states = np.ascontiguousarray(expected.flatten_obs(parts), np.float32)
+        try:
+            states = np.ascontiguousarray(expected.flatten_obs(parts), np.float32)
+        except UserError as error:
+            raise UserError(f"{path}: {key}: {error}") from error
         check_shape(path, key, states.shape, (steps + 1, expected.state_dim))
         check_finite(path, key, states, 0)
         return states
@@ -305,6 +308,10 @@ def _ended_terminally(record: Mapping[str, Any], path: Path, name: str) -> bool:
     if isinstance(value, (bool, int, np.generic, np.ndarray)):
         flags = np.asarray(value).ravel()
         if len(flags) and flags.dtype.kind in "biuf" and np.isin(flags, (0, 1)).all():
+            if flags[:-1].any():
+                raise UserError(
+                    f"{path}: key {name + 'terminated'!r} is set before the last step, expected one episode"
+                )
             return bool(flags[-1])
     raise UserError(f"{path}: key {name + 'terminated'!r} is no flag, expected True or False (or one a step)")
 

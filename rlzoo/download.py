@@ -45,7 +45,7 @@ def download(url: str, target: Path, *, check: Callable[[Path], None], timeout: 
         response = urllib.request.urlopen(request, timeout=timeout)
     with response, atomic_path(target) as temporary:
         length = response.headers.get("Content-Length")
-        total = int(length) if length is not None and length.isdigit() else None
+        total = int(length) if length is not None and length.isdecimal() else None
         received = 0
         with temporary.open("wb") as file, _progress() as progress:
             bar = progress.add_task(target.name, total=total)
@@ -71,7 +71,7 @@ def _network_errors(url: str) -> Iterator[None]:
     # Around the network calls alone: a full disk is an OSError as well, and `atomic_path` reports that.
     try:
         yield
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # the last: an address that is none
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{url}: download failed ({reason})") from error
 

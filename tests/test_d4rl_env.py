@@ -298,6 +298,9 @@ def test_kitchen_observation_is_d4rl_s():
     rows = flatten({"observation": np.tile(np.arange(59.0), (4, 1))})
     np.testing.assert_array_equal(rows, np.tile([*range(9), *range(18, 39), *goal], (4, 1)))
     assert flatten_obs("hopper-medium-v2") is None
+    for wrong in ({}, {"observation": np.zeros((7, 70))}, {"observation": np.float64(1)}):
+        with pytest.raises(UserError, match=r"key 'observation' .*, expected kitchen's \[steps, 59\]"):
+            flatten(wrong)
 
 
 def test_pen_ends_when_it_is_dropped():
@@ -366,8 +369,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/missing":
             self.send_error(404)
             return
+        if self.path == "/redirected":
+            self.send_response(302)
+            self.send_header("Location", "http://[bad")
+            self.end_headers()
+            return
         self.send_response(200)
-        if self.path != "/unsized":
+        if self.path == "/odd":
+            self.send_header("Content-Length", "²")
+        elif self.path != "/unsized":
             self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.path == "/broken":
@@ -407,7 +417,7 @@ def address(server, path: str) -> str:
     return f"http://127.0.0.1:{server.server_address[1]}/{path}"
 
 
-@pytest.mark.parametrize("path", ["good", "unsized"])
+@pytest.mark.parametrize("path", ["good", "unsized", "odd"])
 def test_download_into_the_cache_and_reading_from_it(cache, server, monkeypatch, path):
     use_address(monkeypatch, address(server, path))
     found = find_dataset("hopper-medium-v2")
@@ -420,7 +430,13 @@ def test_download_into_the_cache_and_reading_from_it(cache, server, monkeypatch,
 
 @pytest.mark.parametrize(
     ("path", "reason"),
-    [("broken", "broke off after"), ("missing", "404"), ("html", "not HDF5"), ("stalled", "timed out")],
+    [
+        ("broken", "broke off after"),
+        ("missing", "404"),
+        ("html", "not HDF5"),
+        ("stalled", "timed out"),
+        ("redirected", "download failed"),
+    ],
 )
 def test_failed_downloads_leave_nothing_and_name_every_way(cache, server, monkeypatch, path, reason):
     use_address(monkeypatch, address(server, path))

@@ -219,6 +219,19 @@ def test_claims_of_giant_arrays_are_refused_before_they_are_allocated(tmp_path):
     expect_one_line(path, "'observations'", "44,000,000,000,000")
 
 
+def test_what_holds_nothing_is_named(tmp_path):
+    rows = counting_rows(3)
+    del rows["rewards"]
+    for name, put in (
+        ("link to nothing", lambda file: file.__setitem__("rewards", h5py.SoftLink("/nowhere"))),
+        ("is empty", lambda file: file.__setitem__("rewards", h5py.Empty("f4"))),
+    ):
+        path = write_rows(tmp_path / f"{name}.hdf5", rows)
+        with h5py.File(path, "a") as file:
+            put(file)
+        expect_one_line(path, "'rewards'", name)
+
+
 def test_data_outside_the_file_are_refused(tmp_path):
     rows = counting_rows(3)
     write_rows(tmp_path / "other.hdf5", rows)
@@ -343,6 +356,11 @@ def test_minari_dictionaries_of_observations_need_flatten_obs(tmp_path):
     (only,) = load_episodes(path, flatten_obs=flatten, state_dim=2)
     np.testing.assert_array_equal(only.obs["state"], states[:, ::-1])
     expect_one_line(path, "'episode_0/observations'", "[4, 2]", "[4, 5]", flatten_obs=flatten, state_dim=5)
+
+    def refuse(parts):
+        raise UserError(f"{sorted(parts)} will not do")
+
+    expect_one_line(path, "episode_0/observations", "['goal', 'place'] will not do", flatten_obs=refuse)
 
 
 @pytest.mark.parametrize(
@@ -560,6 +578,8 @@ def test_the_last_flag_says_whether_an_episode_terminated(tmp_path, flag):
     assert len(episode) == 3
     path.write_bytes(pickle.dumps([adroit_record(3) | {"terminated": "x"}]))
     expect_one_line(path, "[0]terminated", "expected True or False")
+    path.write_bytes(pickle.dumps([adroit_record(3) | {"terminated": np.array([False, True, False])}]))
+    expect_one_line(path, "[0]terminated", "before the last step")
 
 
 def test_array_states_that_do_not_fit_are_refused(tmp_path):

@@ -13,6 +13,7 @@ from experiments.common import main
 from rlzoo.checkpoint import load_checkpoint
 from rlzoo.demos import load_episodes
 from rlzoo.errors import UserError
+from rlzoo.types import Spaces, Step
 
 TASK = "InvertedPendulum-v5"  # actions in [-3, 3], episodes that terminate within a few steps
 FLAGS = ["--task", TASK, "--num-envs", "4", "--utd", "0.25", "--batch-size", "16", "--warmup-steps", "40"]
@@ -85,6 +86,39 @@ def test_a_recorded_episode_is_what_the_simulator_does(
     task.close()
 
 
+class Scripted:
+    """Two lanes; lane 0 is solved in its second step only, lane 1 never. What a reset says does not count."""
+
+    num_envs, spaces = 2, Spaces(1, 1)
+    success = ([0, 0], [1, 0], [0, 1], [1, 0], [0, 0], [0, 0], [0, 0])
+
+    def reset(self, seed: int) -> dict[str, np.ndarray]:
+        self.index = 0
+        return {"state": np.zeros((2, 1), np.float32)}
+
+    def send(self, action: np.ndarray) -> None:
+        self.index += 1
+
+    def receive(self) -> Step:
+        ends = np.array([self.index % 4 == 3, self.index % 3 == 2])
+        row = self.success[self.index - 1]
+        zeros = np.zeros(2, np.float32)
+        state = {"state": np.full((2, 1), self.index, np.float32)}
+        return Step(state, zeros, zeros > 0, ends, np.array(row, np.float32))
+
+
+def test_an_episode_once_solved_is_a_success_and_the_next_is_not() -> None:
+    episodes = make_dataset.roll_out(
+        Scripted(),  # type: ignore[arg-type]
+        lambda obs: np.zeros((2, 1), np.float32),
+        steps=8,
+        seed=0,
+    )
+    assert [(len(episode), episode.success) for episode in episodes] == [
+        (2, False), (3, True), (2, False), (3, False)
+    ]  # fmt: skip
+
+
 def test_medium_replay_is_the_buffer_of_the_run(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +185,8 @@ def test_nothing_is_recorded_in_vain(run_dir: Path, tmp_path: Path, monkeypatch:
         (["expert", "--output", "x"], "expert needs --expert"),
         (["medium-expert", "--output", "x"], "needs --medium and --expert"),
         (["random", "--task", TASK], "nothing to write"),
+        (["random", "--task", TASK, "--output", "x", "--seed", "-1"], "--seed is -1, expected 0 to"),
+        (["random", "--task", TASK, "--output", "x", "--seed", str(2**63)], "--seed is 9"),
         (["merged", "--task", TASK, "--output", "x"], "merged needs --datasets"),
         (["expert", "--expert", "nowhere", "--output", "x"], "no checkpoint at nowhere"),
         (["random", "--task", "Hoper-v4", "--output", "x"], "Hopper-v5"),

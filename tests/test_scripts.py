@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import os
 import shlex
 import shutil
@@ -26,11 +27,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from envs import d4rl_env, mujoco_env
 from envs.d4rl_tasks import TASKS, normalized_score
 from envs.rendering import rendering_backend
-from experiments import d4rl, quickstart
+from experiments import compare, d4rl, quickstart
 from experiments.common import Benchmark, default_experiment, main, resume_hint
 from experiments.compare import (
     Run,
+    comparable,
     find_runs,
+    lengths,
+    mean_and_spread,
     plot,
     shortest_names,
     table,
@@ -357,6 +361,7 @@ def test_evaluations_see_observations_as_training_does(
             "--agent.log-std-range is 2 to -20, expected",
         ),
         (["sac", "--resume", "/nowhere"], "/nowhere is not a run folder"),
+        (["sac", "--offline", "--offline-steps", "3"], "leave out --offline-steps"),
     ],
 )
 def test_a_mistyped_command_is_one_line(arguments: list[str], message: str) -> None:
@@ -550,6 +555,34 @@ def test_compare_tells_runs_of_different_settings_apart(tmp_path: Path) -> None:
         run_in_process("sac", tmp_path, "--steps", "60", "--agent.actor-lr", rate, "--threads", "1")
     labels = [run.label for run in find_runs([tmp_path])]
     assert labels == ["sac actor_lr=0.001", "sac actor_lr=0.01"]
+
+
+def test_compare_counts_no_seeds_of_two_experiments() -> None:
+    """A run that first trained offline is another experiment; one that is longer or shorter says so."""
+    settings = {"train.offline_steps": 40, "train.steps": 9, "train.eval_every": 3}
+    assert comparable("nobody", settings) == {"train.offline_steps": 40}
+
+    def runs(*last: int) -> list[Run]:
+        return [Run("s", "task", "sac", "sac", 1, {}, {}, {step: {"eval/return": 1.0}}, {}) for step in last]
+
+    assert lengths(runs(600_002, 600_015)) == "600,015"
+    assert lengths(runs(5_000, 60_000, 60_000)) == "5,000 to 60,000"
+
+
+def test_compare_shows_a_run_that_diverged() -> None:
+    assert mean_and_spread([math.nan, 1.0]) == "nan ± nan"
+    assert mean_and_spread([1.0, 2.0, 6.0]) == "3.0 ± 2.6"
+
+
+def test_compare_without_runs_writes_nothing(published: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in published.iterdir()}
+    with pytest.raises(UserError, match="at least one folder"):
+        compare.main(published, ())
+    assert {path: path.read_bytes() for path in published.iterdir()} == before
+    run = run_in_process("sac", tmp_path / "runs", "--steps", "60")
+    (run / "run.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"is not a complete run folder: run\.json holds"):
+        compare.main(published, (tmp_path / "runs",))
 
 
 @pytest.mark.usefixtures("rounding")
