@@ -306,9 +306,8 @@ def _kitchen_flatten(task: D4RLTask) -> Callable[[Mapping[str, Array]], Array]:
         goal[OBS_ELEMENT_INDICES[part]] = OBS_ELEMENT_GOALS[part]
 
     def flatten(obs: Mapping[str, Array]) -> Array:
-        rows = obs.get(
-            "observation"
-        )  # robot positions 9 and velocities 9, object positions 21 and velocities 20
+        # Robot positions 9 and velocities 9, object positions 21 and velocities 20.
+        rows = obs.get("observation")
         if rows is None or rows.shape[-1:] != (59,):
             found = "is missing" if rows is None else f"has shape {list(rows.shape)}"
             raise UserError(f"key 'observation' {found}, expected kitchen's [steps, 59]")
