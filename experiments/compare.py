@@ -236,8 +236,11 @@ def mean_and_spread(values: list[float]) -> str:
     """`mean ± sample standard deviation`, the latter only with two seeds or more."""
     digits = 2 if max(map(abs, values)) <= 1 else 1  # a rate of success needs more than 0.9
     mean = f"{statistics.mean(values):,.{digits}f}"
+    if len(values) == 1:
+        return mean
     # Not statistics.stdev, which fails on the infinite or undefined return of a run that diverged.
-    return f"{mean} ± {np.std(values, ddof=1):,.{digits}f}" if len(values) > 1 else mean
+    with np.errstate(invalid="ignore"):
+        return f"{mean} ± {np.std(values, ddof=1):,.{digits}f}"
 
 
 def lengths(runs: list[Run]) -> str:

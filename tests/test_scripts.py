@@ -569,8 +569,10 @@ def test_compare_counts_no_seeds_of_two_experiments() -> None:
     assert lengths(runs(5_000, 60_000, 60_000)) == "5,000 to 60,000"
 
 
+@pytest.mark.filterwarnings("error")
 def test_compare_shows_a_run_that_diverged() -> None:
     assert mean_and_spread([math.nan, 1.0]) == "nan ± nan"
+    assert mean_and_spread([math.inf, 1.0]) == "inf ± nan"
     assert mean_and_spread([1.0, 2.0, 6.0]) == "3.0 ± 2.6"
 
 
