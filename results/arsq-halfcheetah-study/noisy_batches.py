@@ -2,9 +2,9 @@
 
 python results/arsq-halfcheetah-study/noisy_batches.py OBSERVATIONS ACTIONS arsq --task ...
 
-Runs `experiments/d4rl.py` with the arguments after OBSERVATIONS and ACTIONS, the standard deviations of Gaussian
-noise on a batch's observations, before and after the step (in units of the data's own deviation where they are
-standardised), and on its actions, which are cut to [-1, 1] again. Acting sees no noise.
+Runs `experiments/d4rl.py` with the arguments after OBSERVATIONS and ACTIONS. These are standard deviations of
+Gaussian noise: on a batch's observations, before and after the step (in units of the data's own deviation where
+they are standardised), and on its actions, which are cut to [-1, 1] again. Acting sees no noise.
 """
 
 from __future__ import annotations
