@@ -3,7 +3,7 @@
 python results/arsq-halfcheetah-study/noisy_batches.py OBSERVATIONS ACTIONS arsq --task ...
 
 Runs `experiments/d4rl.py` with the arguments after OBSERVATIONS and ACTIONS. These are standard deviations of
-Gaussian noise: on a batch's observations, before and after the step (in units of the data's own deviation where
+Gaussian noise: on observations of a batch, before and after the step (in units of the data's own deviation if
 they are standardised), and on its actions, which are cut to [-1, 1] again. Acting sees no noise.
 """
 
