@@ -80,6 +80,10 @@ class ARSQConfig(AutoregressiveConfig):
     """c: a code that leads the others by -c is good enough, and its loss has no gradient. `margin` takes them
     one by one; `cql` all together, so at c = -1 equal ones have to be 1 + ln(N - 1) behind. `margin` with
     c >= 0 asks for no lead: equal advantages meet it, and alone it can leave the policy uniform."""
+    demo_noise: float = 0.0
+    """Standard deviation of Gaussian noise on the demonstrations' actions, anew for every update, in units of
+    the action's range [-1, 1]. Of about a bin's width, it keeps the noise of the data's own actions from
+    being learnt by heart (ours; 0: none, as in the paper)."""
     td_weight: float = 1.0
     """Weight of the TD loss mean (V(s) + sum_t A_t[a_t] - y)^2, y = r + gamma * min_i V_target,i(s')."""
     act_with: Literal["online", "target"] = "online"
@@ -99,7 +103,7 @@ class ARSQConfig(AutoregressiveConfig):
         super().__post_init__()
         check_positive(self, "lr")
         check_rate(self, "tau", "advantage_tau")
-        check_not_negative(self, "td_weight", "demo_weight", "weight_decay")
+        check_not_negative(self, "td_weight", "demo_weight", "demo_noise", "weight_decay")
         check_finite(self, "demo_floor")
         if self.advantage_tau is not None and self.act_with == "online":
             raise UserError(
@@ -417,7 +421,11 @@ class ARSQ(Agent):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One Adam step of all networks, then the targets' moving average."""
-        losses = self.losses(augment(batch))
+        batch = augment(batch)
+        if self.config.demo_noise:
+            noise = self.config.demo_noise * torch.randn_like(batch.action)
+            batch = batch._replace(action=batch.action + noise * batch.is_demo[:, None])
+        losses = self.losses(batch)
         self.minimize("networks", losses.total.sum())  # a sum: the twins share an encoder at most
         for targets, online, tau in self._averages:
             polyak_update(targets, online, tau)
