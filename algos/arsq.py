@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algos.binning import Binning
-from rlzoo.agent import Agent, Update, check_finite, check_not_negative, check_positive, check_rate
+from rlzoo.agent import Agent, Update, check_not_negative, check_positive, check_rate
 from rlzoo.encoder import ObservationEncoder, Projection, augment, behind
 from rlzoo.errors import UserError
 from rlzoo.networks import ACTIVATIONS, Activation, EnsembleMLP, adam, frozen_copy, polyak_update
@@ -104,11 +104,8 @@ class ARSQConfig(AutoregressiveConfig):
         check_positive(self, "lr")
         check_rate(self, "tau", "advantage_tau")
         check_not_negative(self, "td_weight", "demo_weight", "demo_noise", "weight_decay")
-        check_finite(self, "demo_floor")
-        if self.advantage_tau is not None and self.act_with == "online":
-            raise UserError(
-                "advantage_tau is of the target advantages, which act only with act_with='target'"
-            )
+        if not self.demo_floor < math.inf:  # minus infinity: no lead is ever enough
+            raise UserError(f"--agent.demo-floor is {self.demo_floor}, expected a number, finite or -inf")
 
 
 # ------------------------------------------------------------------------------------------------ network

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rlzoo.agent import Agent, Update, check_not_negative, check_positive, check_rate
 from rlzoo.encoder import ObservationEncoder, augment, behind
+from rlzoo.errors import UserError
 from rlzoo.networks import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
 
@@ -48,7 +49,9 @@ class TD3Config:
         check_positive(self, "hidden", "critic_lr", "actor_lr", "actor_delay")
         check_positive(self, "feature_dim", "encoder_channels")
         check_rate(self, "tau")
-        check_not_negative(self, "exploration_noise", "target_noise", "target_noise_clip")
+        check_not_negative(self, "exploration_noise", "target_noise")
+        if not self.target_noise_clip >= 0:  # infinite: not clipped
+            raise UserError(f"--agent.target-noise-clip is {self.target_noise_clip}, expected at least 0")
 
 
 class TD3(Agent):

@@ -19,6 +19,7 @@ import tyro
 import yaml
 from rich.console import Console
 
+from algos.arsq import ARSQConfig
 from algos.bc import BCConfig
 from algos.cqn import CQNConfig
 from experiments.data import Data, DataConfig, make_buffers, prepare
@@ -266,7 +267,7 @@ def run(
     if device.type == "cuda":
         torch.cuda.set_device(device)  # streams and graphs are made on the current device
     if experiment.data.offline and experiment.train.offline_steps:
-        raise UserError("with --offline it is --steps that counts the updates: leave out --offline-steps")
+        raise UserError("with --offline it is --steps that counts the updates, --offline-steps has to be 0")
     if not 0 <= experiment.seed < MAX_SEED:
         raise UserError(f"--seed is {experiment.seed}, expected 0 to {MAX_SEED - 1}")
     if experiment.threads is not None:
@@ -287,6 +288,7 @@ def run(
         )
         if resume is None:
             stack.enter_context(lock_run(run_dir))
+        _warn_of_idle_settings(experiment)
         _train(benchmark, name, experiment, trainer, run_dir, stop, resumed=resume is not None)
     return stop.exit_code, run_dir
 
@@ -428,13 +430,24 @@ def _check_imitation(experiment: Experiment[Any, Any], data: Data, *, resumed: b
         )
 
 
+def _warn_of_idle_settings(experiment: Experiment[Any, Any]) -> None:
+    """Say so if a setting was given that does nothing beside another."""
+    agent = experiment.agent
+    if isinstance(agent, ARSQConfig) and agent.advantage_tau is not None and agent.act_with == "online":
+        print("warning: --agent.advantage-tau does nothing but with --agent.act-with target")
+
+
 def _warn_of_returns(experiment: Experiment[Any, Any], episodes: Sequence[Episode]) -> None:
-    """Say so if an agent that learns returns within fixed bounds meets data beyond them."""
+    """Say so if an agent that learns returns within fixed bounds meets data well beyond them.
+
+    By a tenth of their range: how a cut episode would have gone on is an estimate.
+    """
     agent = experiment.agent
     if not isinstance(agent, CQNConfig) or agent.atoms == 1:
         return
     low, high = discounted_returns(episodes, experiment.train.discount)
-    if low < agent.v_min or high > agent.v_max:
+    slack = (agent.v_max - agent.v_min) / 10
+    if low < agent.v_min - slack or high > agent.v_max + slack:
         print(
             f"warning: the data's discounted returns span {low:,.1f} to {high:,.1f}, CQN's atoms "
             f"{agent.v_min:g} to {agent.v_max:g}: what lies beyond is cut (--agent.v-min, --agent.v-max)"

@@ -246,7 +246,7 @@ def mean_and_spread(values: list[float]) -> str:
 def lengths(runs: list[Run]) -> str:
     """The runs' last evaluated step; the shortest and the longest where one got a good deal less far."""
     last = [max(run.evaluations) for run in runs]
-    return f"{max(last):,}" if min(last) > 0.95 * max(last) else f"{min(last):,} to {max(last):,}"
+    return f"{max(last):,}" if min(last) >= 0.95 * max(last) else f"{min(last):,} to {max(last):,}"
 
 
 def table(runs: list[Run], minutes: float | None = None) -> str:

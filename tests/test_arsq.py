@@ -36,6 +36,7 @@ VARIANTS = {
     "separate-not-autoregressive": replace(SMALL, trunk="separate", autoregressive=False),
     "one-hidden-layer": replace(SMALL, hidden=(16,), activation="relu"),
     "target-acts": replace(SMALL, act_with="target", weight_decay=0.1),
+    "demo-noise": replace(SMALL, demo_noise=0.05),
 }
 every_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
 
@@ -344,8 +345,6 @@ def test_the_target_advantages_may_follow_at_a_rate_of_their_own() -> None:
     agent = make_agent(replace(SMALL, tau=0.3, advantage_tau=0.01, act_with="target"))
     check_targets(agent, [(agent.value, agent.target_value)], 0.3)
     check_targets(agent, [(agent.advantage, agent.target_advantage)], 0.01)
-    with pytest.raises(UserError, match="act only with act_with='target'"):
-        replace(SMALL, advantage_tau=0.01)
 
 
 @every_variant
@@ -357,6 +356,19 @@ def test_saved_agent_goes_on_exactly(config: ARSQConfig) -> None:
 @every_variant
 def test_update_never_waits_for_the_device(config: ARSQConfig) -> None:
     check_update_never_waits_for_the_device(lambda: ARSQ(SPACES, config, CPU))
+
+
+def test_noise_on_the_demonstrations_actions_is_on_theirs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, batch, seen = make_agent(replace(SMALL, demo_noise=0.01)), make_batch(), []
+    losses = agent.losses
+    monkeypatch.setattr(agent, "losses", lambda batch: (seen.append(batch.action), losses(batch))[1])
+    for _ in range(200):
+        agent.update(batch)
+    noise = torch.stack(seen) - batch.action  # [200, B, D]
+    demo = batch.is_demo > 0
+    assert (noise[:, ~demo] == 0).all()
+    assert noise[:, demo].std() == pytest.approx(0.01, rel=0.1)
+    assert noise[:, demo].mean(0).abs().max() < 0.01 * 5 / 200**0.5  # another one for every update
 
 
 def test_imitation_alone_recovers_the_demonstrations() -> None:

@@ -274,6 +274,16 @@ def test_a_run_says_so_when_the_data_go_beyond_cqns_atoms(
     assert "atoms" not in capsys.readouterr().out
 
 
+def test_a_rate_for_advantages_that_do_not_act_is_named(
+    hopper_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--offline", "--steps", "1", "--agent.advantage-tau", "0.001"]
+    run_d4rl("arsq", tmp_path / "online", hopper_data, *flags)
+    assert "warning: --agent.advantage-tau does nothing" in capsys.readouterr().out
+    run_d4rl("arsq", tmp_path / "target", hopper_data, *flags, "--agent.act-with", "target")
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_demonstrations_that_take_longer_than_the_task_allows_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -361,7 +371,7 @@ def test_evaluations_see_observations_as_training_does(
             "--agent.log-std-range is 2 to -20, expected",
         ),
         (["sac", "--resume", "/nowhere"], "/nowhere is not a run folder"),
-        (["sac", "--offline", "--offline-steps", "3"], "leave out --offline-steps"),
+        (["sac", "--offline", "--offline-steps", "3"], "--offline-steps has to be 0"),
     ],
 )
 def test_a_mistyped_command_is_one_line(arguments: list[str], message: str) -> None:

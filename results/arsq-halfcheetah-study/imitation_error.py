@@ -2,7 +2,8 @@
 
 python results/arsq-halfcheetah-study/imitation_error.py RUN_DIR DATASET
 
-Of a run with --demo-count also how far it is from the episodes that it did not learn from.
+Of a run with --demo-count also how far it is from the other episodes of the dataset, which it did not learn
+from at --demo-fraction 1.0.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ BORDERS = (0, 5, 10, 20, 40, 80, 160, 1000)  # in steps of an episode
 
 
 def demonstrations(run_dir: Path, episodes: list[Episode]) -> list[Episode]:
-    """The episodes of its dataset that a run learned from."""
+    """The episodes of its dataset that are a run's demonstrations."""
     config = yaml.safe_load((run_dir / CONFIG_FILE).read_text())
     data = config["data"]
     return select_episodes(
@@ -67,7 +68,7 @@ def main() -> None:
     learned = demonstrations(run_dir, episodes)
     chosen = {id(episode) for episode in learned}
     others = [episode for episode in episodes if id(episode) not in chosen]
-    for name, group in (("learned from", learned), ("not learned from", others)):
+    for name, group in (("demonstrated", learned), ("not demonstrated", others)):
         if group:
             print(f"{len(group)} episodes {name}")
             print_errors(agent, scaling, group)
