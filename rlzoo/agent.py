@@ -28,17 +28,17 @@ def check_positive(config: object, *names: str) -> None:
 
 
 def check_rate(config: object, *names: str) -> None:
-    """Likewise, not above 0 and at most 1: a moving average beyond would run away from what it follows."""
+    """Refuse rates outside (0, 1]: a moving average beyond 1 runs away from what it follows."""
     _check(config, names, lambda value: 0 < value <= 1, "above 0, up to 1")
 
 
 def check_not_negative(config: object, *names: str) -> None:
-    """Likewise, not finite and at least 0."""
+    """Refuse settings that are negative, infinite or not a number."""
     _check(config, names, lambda value: 0 <= value < math.inf, "finite and at least 0")
 
 
 def check_finite(config: object, *names: str) -> None:
-    """Likewise, infinite or not a number."""
+    """Refuse settings that are infinite or not a number."""
     _check(config, names, math.isfinite, "a finite number")
 
 

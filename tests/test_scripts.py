@@ -27,7 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from envs import d4rl_env, mujoco_env
 from envs.d4rl_tasks import TASKS, normalized_score
 from envs.rendering import rendering_backend
-from experiments import compare, d4rl, quickstart
+from experiments import common, compare, d4rl, quickstart
 from experiments.common import Benchmark, default_experiment, main, resume_hint
 from experiments.compare import (
     Run,
@@ -272,6 +272,19 @@ def test_a_run_says_so_when_the_data_go_beyond_cqns_atoms(
     assert "CQN's atoms -10 to 0.5: what lies beyond is cut" in capsys.readouterr().out
     run_d4rl("cqn", tmp_path, hopper_data, "--offline", "--steps", "1", "--agent.atoms", "1")
     assert "atoms" not in capsys.readouterr().out
+
+
+def test_cqns_atoms_have_to_reach_what_a_door_that_stays_open_is_worth(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """20 a step for ever, 2,000, though 50 steps of it are 790; a tenth of the range beyond is let pass."""
+    states, actions = {"state": np.zeros((51, 39), np.float32)}, np.zeros((50, 28), np.float32)
+    episode = Episode(states, actions, np.full(50, 20, np.float32), terminated=False)
+    preset = default_experiment(d4rl.BENCHMARK, "cqn", "door-human-v1")
+    for v_max, warns in ((preset.agent.v_max, False), (1_900.0, False), (1_500.0, True)):
+        agent = dataclasses.replace(preset.agent, v_max=v_max)
+        common._warn_of_returns(dataclasses.replace(preset, agent=agent), [episode])
+        assert ("2,000.0, CQN's atoms" in capsys.readouterr().out) == warns
 
 
 def test_a_rate_for_advantages_that_do_not_act_is_named(
