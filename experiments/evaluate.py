@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 # Python puts a script's folder first on sys.path, where mujoco.py would hide the package.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -28,6 +28,7 @@ from rich.table import Table
 
 from experiments import d4rl, mujoco, rlbench
 from experiments.common import MAX_SEED, Benchmark, check_origin, eval_lanes, load_experiment
+from experiments.presets import AGENTS
 from experiments.trained import load_agent, read_run
 from rlzoo.errors import UserError
 from rlzoo.evaluate import Evaluation, evaluate
@@ -56,6 +57,8 @@ class Settings:
     """Whole episodes to play, side by side."""
     sampled: bool = False
     """Sample the actions, as the agent explores; else its most likely ones, as evaluations do."""
+    greedy: Literal["mode", "median"] | None = None
+    """Which action of an auto-regressive policy counts as its best; None: what the run says."""
     seed: int = 1
     """Decides how the episodes start, and what is sampled."""
     device: str = "cpu"
@@ -76,6 +79,8 @@ class Settings:
             raise UserError(f"--video is {self.video}, expected a name that ends in .mp4")
         if self.threads is not None and self.threads < 1:
             raise UserError(f"--threads is {self.threads}, expected at least 1")
+        if self.sampled and self.greedy is not None:
+            raise UserError("--sampled and --greedy exclude each other")
 
 
 def benchmark_of(run_dir: Path) -> Benchmark:
@@ -98,10 +103,25 @@ def benchmark_of(run_dir: Path) -> Benchmark:
     return known[script]
 
 
+def with_greedy(checkpoint: dict[str, Any], greedy: str) -> dict[str, Any]:
+    """The checkpoint with another rule for the agent's best action.
+
+    Raises:
+        UserError: its policy is not auto-regressive.
+    """
+    name, config = checkpoint["agent_name"], checkpoint["agent_config"]
+    known = {field.name for field in dataclasses.fields(AGENTS[name].config)}
+    if "greedy" not in known or config.get("policy") == "gaussian":
+        raise UserError(f"--greedy: the policy of this {name} is not auto-regressive")
+    return {**checkpoint, "agent_config": {**config, "greedy": greedy}}
+
+
 def play(settings: Settings) -> tuple[Evaluation, Table, float]:
     """Play the episodes. Returns how they ended, that as a table, and the frames per second of a film."""
     benchmark = benchmark_of(settings.run)
     checkpoint = read_run(settings.run, BEST_POLICY if settings.checkpoint == "best" else CHECKPOINT)
+    if settings.greedy is not None:
+        checkpoint = with_greedy(checkpoint, settings.greedy)
     name, experiment = load_experiment(benchmark, settings.run, [])
     check_origin(checkpoint, settings.run, name, experiment.task)
     for path in filter(None, (settings.output, settings.video)):
@@ -128,7 +148,8 @@ def play(settings: Settings) -> tuple[Evaluation, Table, float]:
         )
         frames_per_second = getattr(task, "render_fps", 30.0)
     table = summary(result, benchmark.normalized_score(experiment.task))
-    how = "sampled" if settings.sampled else "most likely"
+    how = "sampled" if settings.sampled else checkpoint["agent_config"].get("greedy", "mode")
+    how = {"mode": "most likely"}.get(how, how)
     table.title = f"{name} on {experiment.task}, {settings.checkpoint} checkpoint"
     table.caption = f"episodes: {settings.episodes}, actions: {how}"
     return result, table, frames_per_second

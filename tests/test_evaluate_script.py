@@ -175,3 +175,22 @@ def test_what_cannot_be_played_is_one_clear_line(
     fails("latest.pt", other)
     fails("latest.pt", other, "--output", tmp_path / "new" / "x.csv")
     assert not (tmp_path / "new").exists()
+
+
+def test_another_greedy_rule_than_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Path(__file__).parents[1] / "results" / "datasets" / "hopper-demos.hdf5"
+    flags = ["--task", "hopper-expert-v2", "--offline", "--dataset", str(data), "--steps", "40"]
+    mode = train(tmp_path / "mode", d4rl, "arsq", *flags, "--agent.levels", "2", "--agent.bins", "5")
+    median = train(tmp_path / "median", d4rl, "arsq", *flags, "--agent.levels", "2", "--agent.bins", "5",
+                   "--agent.greedy", "median")  # fmt: skip
+    own = returns(monkeypatch, tmp_path, median)
+    assert np.array_equal(own, returns(monkeypatch, tmp_path, mode, "--greedy", "median"))
+    assert not np.array_equal(own, returns(monkeypatch, tmp_path, mode))
+
+
+def test_a_greedy_rule_needs_codes(hopper_run: Path, reacher_run: Path) -> None:
+    for run_dir in (hopper_run, reacher_run):
+        with pytest.raises(UserError, match="is not auto-regressive"):
+            evaluate.play(evaluate.Settings(run_dir, greedy="median"))
+    with pytest.raises(UserError, match="exclude each other"):
+        evaluate.Settings(hopper_run, greedy="median", sampled=True)
