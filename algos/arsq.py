@@ -44,9 +44,9 @@ class AutoregressiveConfig:
     autoregressive: bool = True
     """False: every position sees the prefix as it stood at the start of its level (ablation of the paper)."""
     greedy: Literal["mode", "median"] = "mode"
-    """The deterministic action: the most likely code of every position, as in the paper, or the interval that
-    holds the median of a dimension, given the earlier choices. Neighbouring codes count for the median, so it
-    is steadier where none stands out; it costs the same (ours)."""
+    """The deterministic action: the most likely code of every position, as in the paper, or the code in which
+    the median lies, drawn as a sample is from its distribution, but with 1/2 for the random number of each
+    dimension (ours). Neighbouring codes count for it where none stands out."""
     trunk: Literal["shared", "separate"] = "shared"
     """One trunk with a head per position, or a network of its own for every position (ablation)."""
     hidden: tuple[int, ...] = (512, 512, 512)
@@ -231,7 +231,7 @@ class AdvantageNetwork(nn.Module):
         projected = self._project(features)
         index = torch.zeros(len(features), self.input_dims[1], dtype=torch.int64, device=features.device)
         center = prefix = torch.zeros_like(index, dtype=features.dtype)  # [B, D]
-        quantile = torch.full_like(center, 0.5)  # the median's place within the interval chosen so far
+        quantile = torch.full_like(center, 0.5)  # where the median lies in the interval chosen so far
         for position, (level, dim) in enumerate(self.positions):
             if self.config.autoregressive or dim == 0:
                 prefix = center.clone()
@@ -251,24 +251,24 @@ class AdvantageNetwork(nn.Module):
     def _at_quantile(self, advantage: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:
         """The code in which a quantile of the policy lies, and which quantile of that code's interval it is.
 
-        Bins are in order, so codes have a cumulative distribution. Handed on from level to level, the second
-        result makes the last interval the one that holds the quantile of the whole dimension.
+        Bins are in order, so codes have a cumulative distribution. The second result goes on to the
+        dimension's next level, as in inverse transform sampling.
 
         Args:
             advantage: [B, N].
             quantile: from 0 to 1, [B].
 
         Returns:
-            Codes [B] and quantiles [B].
+            Codes of positive probability [B] and quantiles [B].
         """
         probability = (advantage / self.config.temperature).softmax(-1)
         cumulative = probability.cumsum(-1)
-        # The clamp is for sums that rounding leaves below 1.
-        code = (cumulative < quantile[:, None]).sum(-1, keepdim=True).clamp(max=self.config.bins - 1)
+        smallest = torch.finfo(probability.dtype).tiny  # above 0, where an empty first bin ends
+        target = (quantile.clamp(min=smallest) * cumulative[:, -1])[:, None]  # rounding leaves sums beside 1
+        code = (cumulative < target).sum(-1, keepdim=True)
         inside = probability.gather(-1, code)
         below = cumulative.gather(-1, code) - inside
-        smallest = torch.finfo(inside.dtype).tiny
-        rest = ((quantile[:, None] - below) / inside.clamp(min=smallest)).clamp(0, 1)
+        rest = ((target - below) / inside.clamp(min=smallest)).clamp(0, 1)
         return code.squeeze(-1), rest.squeeze(-1)
 
     def _sample(self, advantage: Tensor) -> Tensor:

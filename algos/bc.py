@@ -132,7 +132,7 @@ class BC(Agent):
 
     @torch.no_grad()
     def act(self, obs: dict[str, Tensor], *, deterministic: bool) -> Tensor:
-        """tanh of the Gaussian's mean (or the most likely codes), or a sample: [N, D].
+        """tanh of the Gaussian's mean (or the codes of `greedy`), or a sample: [N, D].
 
         A Gaussian that learned by squared error has no deviation worth sampling with.
         """

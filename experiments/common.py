@@ -435,6 +435,8 @@ def _warn_of_idle_settings(experiment: Experiment[Any, Any]) -> None:
     agent = experiment.agent
     if isinstance(agent, ARSQConfig) and agent.advantage_tau is not None and agent.act_with == "online":
         print("warning: --agent.advantage-tau does nothing but with --agent.act-with target")
+    if isinstance(agent, BCConfig) and agent.greedy == "median" and agent.policy == "gaussian":
+        print("warning: --agent.greedy does nothing but with --agent.policy arsq")
 
 
 def _warn_of_returns(experiment: Experiment[Any, Any], episodes: Sequence[Episode]) -> None:

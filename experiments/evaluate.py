@@ -11,7 +11,7 @@ import csv
 import dataclasses
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -56,7 +56,7 @@ class Settings:
     episodes: int = 50
     """Whole episodes to play, side by side."""
     sampled: bool = False
-    """Sample the actions, as the agent explores; else its most likely ones, as evaluations do."""
+    """Sample the actions, as the agent explores; else its best ones, as evaluations do."""
     greedy: Literal["mode", "median"] | None = None
     """Which action of an auto-regressive policy counts as its best; None: what the run says."""
     seed: int = 1
@@ -103,17 +103,24 @@ def benchmark_of(run_dir: Path) -> Benchmark:
     return known[script]
 
 
+def greedy_rule(checkpoint: Mapping[str, Any]) -> str | None:
+    """Which action of an auto-regressive policy counts as its best; None: the policy has no codes."""
+    config = checkpoint.get("agent_config", {})
+    known = {field.name for field in dataclasses.fields(AGENTS[checkpoint["agent_name"]].config)}
+    if "greedy" not in known or config.get("policy", "arsq") != "arsq":
+        return None
+    return str(config.get("greedy", "mode"))
+
+
 def with_greedy(checkpoint: dict[str, Any], greedy: str) -> dict[str, Any]:
     """The checkpoint with another rule for the agent's best action.
 
     Raises:
         UserError: its policy is not auto-regressive.
     """
-    name, config = checkpoint["agent_name"], checkpoint["agent_config"]
-    known = {field.name for field in dataclasses.fields(AGENTS[name].config)}
-    if "greedy" not in known or config.get("policy") == "gaussian":
-        raise UserError(f"--greedy: the policy of this {name} is not auto-regressive")
-    return {**checkpoint, "agent_config": {**config, "greedy": greedy}}
+    if greedy_rule(checkpoint) is None:
+        raise UserError(f"--greedy: the policy of this {checkpoint['agent_name']} is not auto-regressive")
+    return {**checkpoint, "agent_config": {**checkpoint.get("agent_config", {}), "greedy": greedy}}
 
 
 def play(settings: Settings) -> tuple[Evaluation, Table, float]:
@@ -148,8 +155,8 @@ def play(settings: Settings) -> tuple[Evaluation, Table, float]:
         )
         frames_per_second = getattr(task, "render_fps", 30.0)
     table = summary(result, benchmark.normalized_score(experiment.task))
-    how = "sampled" if settings.sampled else checkpoint["agent_config"].get("greedy", "mode")
-    how = {"mode": "most likely"}.get(how, how)
+    best = "median" if greedy_rule(checkpoint) == "median" else "most likely"
+    how = "sampled" if settings.sampled else best
     table.title = f"{name} on {experiment.task}, {settings.checkpoint} checkpoint"
     table.caption = f"episodes: {settings.episodes}, actions: {how}"
     return result, table, frames_per_second

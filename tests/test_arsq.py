@@ -217,24 +217,48 @@ def test_greedy_action_is_every_position_s_best_code(config: ARSQConfig) -> None
     assert torch.equal(best, network.by_position(codes))
 
 
-@pytest.mark.parametrize("order", ["level", "dimension"])
-@pytest.mark.parametrize("autoregressive", [True, False])
-def test_greedy_by_the_median_halves_every_dimension(order: Any, autoregressive: bool) -> None:
-    """The exact one, over all its intervals, where there is one dimension."""
-    if order == "dimension" and not autoregressive:
-        pytest.skip("needs the order by level")
-    config = replace(SMALL, levels=2, bins=5, order=order, autoregressive=autoregressive, greedy="median")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"levels": 2, "bins": 3, "order": "dimension"},
+        {"levels": 1, "bins": 9},
+        {"levels": 1, "bins": 9, "autoregressive": False},
+    ],
+    ids=["dimension", "one-level", "not-autoregressive"],
+)
+def test_greedy_by_the_median_halves_every_dimension_given_those_before(settings: dict[str, Any]) -> None:
+    """All joint actions of two dimensions of 9 intervals, enumerated."""
+    config = replace(SMALL, greedy="median", **settings)
     torch.manual_seed(2)
-    network = AdvantageNetwork(5, 1, config, ensemble=1)
+    network = AdvantageNetwork(5, 2, config, ensemble=1)
     network.head_weight.data.mul_(100)
-    every_code = torch.cartesian_prod(torch.arange(5), torch.arange(5)).view(25, 2, 1)
-    for state in torch.randn(20, 1, 5):
-        advantage = network(state.expand(25, -1), every_code)
+    intervals = (2 * torch.arange(9) + 1) / 9 - 1
+    every_code = network.binning.encode(torch.cartesian_prod(intervals, intervals))
+    first, second, likeliest = set(), set(), 0
+    for state in torch.randn(50, 1, 5):
+        advantage = network(state.expand(81, -1), every_code)
         log_prob = at_codes(advantage, network.by_position(every_code)).sum(1)[0] / config.temperature
-        cumulative = log_prob.exp().cumsum(0)  # intervals from left to right
-        expected = int((cumulative < 0.5).sum())
-        code = network.binning.encode(network.act(state, deterministic=True))[0]
-        assert int(code[0, 0] * 5 + code[1, 0]) == expected
+        joint = log_prob.exp().view(9, 9)
+        x = int((joint.sum(1).cumsum(0) < 0.5).sum())
+        given = joint[x] / joint[x].sum()
+        y = int((given.cumsum(0) < 0.5).sum())
+        torch.testing.assert_close(network.act(state, deterministic=True)[0], intervals[[x, y]])
+        first.add(x)
+        second.add(y)
+        likeliest += joint.argmax() == 9 * x + y
+    assert min(len(first), len(second)) > 3  # the policy differs from state to state
+    assert likeliest < 45  # and its median from its mode
+
+
+def test_quantiles_lie_in_codes_of_positive_probability() -> None:
+    network = AdvantageNetwork(5, 2, replace(SMALL, bins=5, temperature=1.0), ensemble=1)
+    inside = torch.randn(1000, 3).log_softmax(-1)
+    empty = torch.full((1000, 1), -1e4)
+    for place in (0.0, 1e-12, 0.5, 1 - 1e-7, 1.0):
+        for row in (torch.cat([empty, inside, empty], -1), torch.cat([inside, empty, empty], -1)):
+            code, rest = network._at_quantile(row, torch.full((1000,), place))
+            assert (row.gather(-1, code[:, None]) > -1e3).all()
+            assert ((rest >= 0) & (rest <= 1)).all()
 
 
 @pytest.mark.parametrize("order", ["level", "dimension"])

@@ -177,13 +177,16 @@ def test_what_cannot_be_played_is_one_clear_line(
     assert not (tmp_path / "new").exists()
 
 
-def test_another_greedy_rule_than_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_greedy_rule_than_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = Path(__file__).parents[1] / "results" / "datasets" / "hopper-demos.hdf5"
     flags = ["--task", "hopper-expert-v2", "--offline", "--dataset", str(data), "--steps", "40"]
     mode = train(tmp_path / "mode", d4rl, "arsq", *flags, "--agent.levels", "2", "--agent.bins", "5")
     median = train(tmp_path / "median", d4rl, "arsq", *flags, "--agent.levels", "2", "--agent.bins", "5",
                    "--agent.greedy", "median")  # fmt: skip
     own = returns(monkeypatch, tmp_path, median)
+    assert "actions: median" in capsys.readouterr().out
     assert np.array_equal(own, returns(monkeypatch, tmp_path, mode, "--greedy", "median"))
     assert not np.array_equal(own, returns(monkeypatch, tmp_path, mode))
 

@@ -297,6 +297,16 @@ def test_a_rate_for_advantages_that_do_not_act_is_named(
     assert "warning" not in capsys.readouterr().out
 
 
+def test_a_greedy_rule_for_codes_that_a_policy_does_not_have_is_named(
+    hopper_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--offline", "--steps", "1", "--agent.greedy", "median"]
+    run_d4rl("bc", tmp_path / "gaussian", hopper_data, *flags)
+    assert "warning: --agent.greedy does nothing" in capsys.readouterr().out
+    run_d4rl("bc", tmp_path / "codes", hopper_data, *flags, "--agent.policy", "arsq")
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_demonstrations_that_take_longer_than_the_task_allows_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
