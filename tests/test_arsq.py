@@ -206,8 +206,9 @@ def test_advantages_match_their_definition(config: ARSQConfig) -> None:
     )
 
 
-@pytest.mark.parametrize("config", [each for each in VARIANTS.values() if each.greedy == "mode"])
-def test_greedy_action_is_every_position_s_best_code(config: ARSQConfig) -> None:
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "median"])
+def test_greedy_action_is_every_position_s_best_code(name: str) -> None:
+    config = VARIANTS[name]
     agent, batch = make_agent(config), make_batch(50)
     network = agent.advantage if config.act_with == "online" else agent.target_advantage
     action = agent.act(batch.obs, deterministic=True)
@@ -262,9 +263,13 @@ def test_quantiles_lie_in_codes_of_positive_probability() -> None:
 
 
 @pytest.mark.parametrize("order", ["level", "dimension"])
-def test_samples_follow_the_policy(order: Any) -> None:
+@pytest.mark.parametrize("quantiles", ["sampled", "random"])
+def test_samples_follow_the_policy(order: Any, quantiles: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So does the greedy rule by quantiles once these are random instead of 1/2, in either order."""
     torch.manual_seed(1)
-    config = replace(SMALL, levels=2, bins=2, order=order)
+    config = replace(SMALL, levels=2, bins=2, order=order, greedy="median")
+    if quantiles == "random":
+        monkeypatch.setattr(torch, "full_like", lambda like, half: torch.rand_like(like))
     network = AdvantageNetwork(5, 2, config, ensemble=1)
     network.head_weight.data.mul_(30)
     every_code = torch.cartesian_prod(*[torch.arange(2)] * 4).view(16, 2, 2)
@@ -272,7 +277,7 @@ def test_samples_follow_the_policy(order: Any) -> None:
     advantage = network(state.expand(16, -1), every_code)
     log_prob = at_codes(advantage, network.by_position(every_code)).sum(1)[0] / config.temperature
     torch.testing.assert_close(log_prob.exp().sum(), torch.tensor(1.0))
-    drawn = network.binning.encode(network.act(state.expand(40_000, -1), deterministic=False))
+    drawn = network.binning.encode(network.act(state.expand(40_000, -1), deterministic=quantiles == "random"))
     frequency = (drawn[:, None] == every_code).flatten(2).all(-1).float().mean(0)
     assert log_prob.exp().std() > 0.02  # far from uniform, so the comparison says something
     torch.testing.assert_close(frequency, log_prob.exp().detach(), atol=0.01, rtol=0)

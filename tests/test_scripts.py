@@ -287,23 +287,25 @@ def test_cqns_atoms_have_to_reach_what_a_door_that_stays_open_is_worth(
         assert ("2,000.0, CQN's atoms" in capsys.readouterr().out) == warns
 
 
-def test_a_rate_for_advantages_that_do_not_act_is_named(
-    hopper_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("agent", "idle", "awake"),
+    [
+        ("arsq", ["--agent.advantage-tau", "0.001"], ["--agent.act-with", "target"]),
+        ("bc", ["--agent.greedy", "median"], ["--agent.policy", "arsq"]),
+    ],
+)
+def test_a_setting_that_does_nothing_beside_another_is_named(
+    agent: str,
+    idle: list[str],
+    awake: list[str],
+    hopper_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    flags = ["--offline", "--steps", "1", "--agent.advantage-tau", "0.001"]
-    run_d4rl("arsq", tmp_path / "online", hopper_data, *flags)
-    assert "warning: --agent.advantage-tau does nothing" in capsys.readouterr().out
-    run_d4rl("arsq", tmp_path / "target", hopper_data, *flags, "--agent.act-with", "target")
-    assert "warning" not in capsys.readouterr().out
-
-
-def test_a_greedy_rule_for_codes_that_a_policy_does_not_have_is_named(
-    hopper_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flags = ["--offline", "--steps", "1", "--agent.greedy", "median"]
-    run_d4rl("bc", tmp_path / "gaussian", hopper_data, *flags)
-    assert "warning: --agent.greedy does nothing" in capsys.readouterr().out
-    run_d4rl("bc", tmp_path / "codes", hopper_data, *flags, "--agent.policy", "arsq")
+    flags = ["--offline", "--steps", "1", *idle]
+    run_d4rl(agent, tmp_path / "idle", hopper_data, *flags)
+    assert f"warning: {idle[0]} does nothing but with {' '.join(awake)}" in capsys.readouterr().out
+    run_d4rl(agent, tmp_path / "awake", hopper_data, *flags, *awake)
     assert "warning" not in capsys.readouterr().out
 
 
