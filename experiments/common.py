@@ -30,7 +30,7 @@ from rlzoo.errors import UserError
 from rlzoo.evaluate import EVALUATION_TAGS
 from rlzoo.logger import Logger
 from rlzoo.main import StopSignal, keep_freed_memory, parse_flags, resolve_device
-from rlzoo.normalize import ObservationScaling, StandardizedTask
+from rlzoo.normalize import Scaling
 from rlzoo.progress import Progress, evaluation_table, tensorboard_hint
 from rlzoo.run import CONFIG_FILE, create_run_dir, flatten_config, lock_run, plain, write_run_info
 from rlzoo.train import CHECKPOINT, Counters, TrainConfig, Trainer
@@ -309,8 +309,7 @@ def _build(
     stack.callback(eval_task.close)
     score = benchmark.normalized_score(experiment.task)
     data = _data(benchmark, experiment, task, score, checkpoint)
-    if data.scaling is not None:
-        task, eval_task = StandardizedTask(task, data.scaling), StandardizedTask(eval_task, data.scaling)
+    task, eval_task = data.scaling.wrap(task), data.scaling.wrap(eval_task)
     _check_imitation(experiment, data, resumed=checkpoint is not None)
     torch.manual_seed(experiment.seed)
     agent = AGENTS[name].make(task.spaces, experiment.agent, device)
@@ -331,7 +330,7 @@ def _build(
             "agent_name": name,
             "task": experiment.task,
             "agent_config": plain(experiment.agent),
-            "scaling": None if data.scaling is None else data.scaling.state_dict(),
+            **data.scaling.metadata(),
             **benchmark.metadata,
         },
         film=experiment.video,
@@ -390,15 +389,17 @@ def _data(
     score: Callable[[float], float] | None,
     checkpoint: dict[str, Any] | None,
 ) -> Data:
-    """The run's data; a resumed run has it in its checkpoint already, but for the scaling of observations."""
+    """The run's data; a resumed run has it in its checkpoint already, but for the scaling."""
     if checkpoint is not None:
-        return Data(scaling=ObservationScaling.of_checkpoint(checkpoint))
+        return Data(scaling=Scaling.of_checkpoint(checkpoint))
     episodes = benchmark.load_data(experiment.task, experiment.data.dataset, task)
     if episodes is None and experiment.data.dataset is not None:
         raise UserError(f"{benchmark.name} has no use for --dataset")
     if episodes is None:
         if loop_settings(experiment).offline_steps:
             raise UserError("offline training needs data: give --dataset FILE")
+        if experiment.data.rescale_actions:
+            raise UserError("--rescale-actions takes the range from data: give --dataset FILE")
         return Data()
     data = prepare(
         episodes,

@@ -11,7 +11,7 @@ import torch
 
 from rlzoo.demos import observation_statistics, select_episodes, summary
 from rlzoo.errors import UserError
-from rlzoo.normalize import ObservationScaling
+from rlzoo.normalize import ActionScaling, ObservationScaling, Scaling
 from rlzoo.replay import ReplayBuffer
 from rlzoo.train import TrainConfig
 from rlzoo.types import Episode, FloatArray, Spaces
@@ -36,15 +36,19 @@ class DataConfig:
     """Demonstrations: how many episodes to draw from that slice; None: all."""
     standardize: bool = True
     """Standardise observations with the dataset's mean and standard deviation."""
+    rescale_actions: bool = False
+    """Map each action dimension's range in the dataset, widened by a twentieth of it on either side, to the
+    agent's [-1, 1]: bins are then finer where actions keep to a part of their range. The agent cannot leave
+    that part, and settings in units of the action mean it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The episodes of a run, with observations standardised if there is a scaling."""
+    """The episodes of a run, scaled."""
 
     replay: Sequence[Episode] = ()
     demos: Sequence[Episode] = ()
-    scaling: ObservationScaling | None = None
+    scaling: Scaling = dataclasses.field(default_factory=Scaling)
 
 
 def prepare(
@@ -56,11 +60,11 @@ def prepare(
     note: Callable[[str], None],
     least_std: FloatArray | float = 0.0,
 ) -> Data:
-    """Choose the demonstrations, say what there is, and standardise.
+    """Choose the demonstrations, say what there is, standardise observations and rescale actions.
 
     Args:
         episodes: the whole data.
-        config: what is chosen of it, and whether observations are standardised.
+        config: what is chosen of it, and what is scaled.
         seed: of the choice.
         normalized_score: of a return, for the summary.
         note: is told what there is.
@@ -82,14 +86,21 @@ def prepare(
     note("dataset\n" + summary(episodes, normalized_score=normalized_score))
     if len(demos) < len(episodes):
         note("demonstrations\n" + summary(demos, normalized_score=normalized_score, selected_from=episodes))
-    replay = episodes if config.seed_replay else ()
-    if not config.standardize:
-        return Data(replay, demos)
-    mean, std = observation_statistics(episodes)
-    scaling = ObservationScaling(mean, np.maximum(std, least_std).astype(np.float32))
-    scaled = scaling.scale_episodes(episodes)
+    scaling = _scaling(episodes, config, least_std)
+    if scaling.action is not None:
+        shares = (scaling.action.high - scaling.action.low) / 2
+        note(f"actions mapped from the data's ranges, {shares.min():.2g} to {shares.max():.2g} of the task's")
+    scaled = scaling.episodes(episodes)
     by_id = {id(episode): copy for episode, copy in zip(episodes, scaled, strict=True)}
     return Data(scaled if config.seed_replay else (), [by_id[id(episode)] for episode in demos], scaling)
+
+
+def _scaling(episodes: Sequence[Episode], config: DataConfig, least_std: FloatArray | float) -> Scaling:
+    obs = None
+    if config.standardize:
+        mean, std = observation_statistics(episodes)
+        obs = ObservationScaling(mean, np.maximum(std, least_std).astype(np.float32))
+    return Scaling(obs, ActionScaling.of(episodes) if config.rescale_actions else None)
 
 
 def rows_of(episodes: Sequence[Episode]) -> int:

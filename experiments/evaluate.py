@@ -34,7 +34,7 @@ from rlzoo.errors import UserError
 from rlzoo.evaluate import Evaluation, evaluate
 from rlzoo.files import atomic_write, check_writable
 from rlzoo.main import parse_flags, resolve_device, run_main
-from rlzoo.normalize import ObservationScaling, StandardizedTask
+from rlzoo.normalize import Scaling
 from rlzoo.run import CONFIG_FILE
 from rlzoo.train import BEST_POLICY, CHECKPOINT
 from rlzoo.video import write_video
@@ -142,11 +142,10 @@ def play(settings: Settings) -> tuple[Evaluation, Table, float]:
     lanes = eval_lanes(settings.episodes, min(MOST_LANES, benchmark.eval_lanes or MOST_LANES))
     with closing(benchmark.make(experiment.task, lanes, False, film)) as task:
         agent = load_agent(checkpoint, task.spaces, device)
-        scaling = ObservationScaling.of_checkpoint(checkpoint)
         torch.manual_seed(settings.seed)  # only now: networks draw their first weights
         result = evaluate(
             agent,
-            task if scaling is None else StandardizedTask(task, scaling),
+            Scaling.of_checkpoint(checkpoint).wrap(task),
             episodes=settings.episodes,
             seed=settings.seed,
             device=device,

@@ -40,7 +40,7 @@ from rlzoo.errors import UserError
 from rlzoo.evaluate import policy_action
 from rlzoo.files import check_writable
 from rlzoo.main import parse_flags, resolve_device, run_main
-from rlzoo.normalize import ObservationScaling
+from rlzoo.normalize import Scaling
 from rlzoo.replay import ReplayBuffer
 from rlzoo.train import BEST_POLICY, CHECKPOINT, TrainConfig
 from rlzoo.types import Array, Episode, FloatArray, Spaces
@@ -112,11 +112,13 @@ def load_policy(
         UserError: the checkpoint does not fit the task.
     """
     agent = load_agent(checkpoint, spaces, device)
-    scaling = ObservationScaling.of_checkpoint(checkpoint)
+    scaling = Scaling.of_checkpoint(checkpoint)
 
     def act(obs: dict[str, Array]) -> FloatArray:
-        scaled = obs if scaling is None else scaling(obs)
+        scaled = obs if scaling.obs is None else scaling.obs(obs)
         action = policy_action(agent, scaled, device, deterministic=noise is not None)
+        if scaling.action is not None:
+            action = scaling.action.to_task(action)
         if noise:
             action = action + noise * torch.randn(action.shape).numpy()
         return np.clip(action, -1, 1).astype(np.float32)
@@ -174,8 +176,11 @@ def replayed(checkpoint: Mapping[str, Any], spaces: Spaces) -> list[Episode]:
         discount=TrainConfig().discount,  # of no matter to what was recorded
     )
     replay.load_state_dict(saved)
-    if checkpoint.get("scaling") is not None:
-        raise UserError("the run standardised its observations: its buffer does not hold the task's own")
+    if not Scaling.of_checkpoint(checkpoint).changes_nothing:
+        raise UserError(
+            "the run standardised its observations or rescaled its actions: its buffer does not hold the "
+            "task's own"
+        )
     if len(saved["starts"]) > checkpoint["trainer"]["counters"]["env_steps"]:
         raise UserError("the run began with recorded data in its buffer: that is not its own replay alone")
     return replay.episodes()

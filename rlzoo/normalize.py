@@ -1,7 +1,7 @@
-"""Standardised observations: (state - mean) / std, with the statistics of a dataset.
+"""What a dataset says of the units of observations and actions: means, deviations and ranges.
 
-Done between the simulator and everything else, so that buffers hold standardised observations and no agent
-knows of it. The statistics go into the checkpoints.
+Applied between the simulator and everything else, so that buffers hold standardised observations and rescaled
+actions, and no agent knows of it. The statistics go into the checkpoints.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import numpy.typing as npt
 import torch
 
 from rlzoo.types import Array, Episode, FloatArray, Step, VectorTask
+
+ACTION_MARGIN = 0.05  # of the data's range, on either side: what an agent may do beyond it
+LEAST_MARGIN = 5e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,26 +51,106 @@ class ObservationScaling:
         return None if saved is None else ObservationScaling.from_state(saved)
 
 
-class StandardizedTask:
-    """A `VectorTask` whose observations are standardised."""
+@dataclasses.dataclass(frozen=True)
+class ActionScaling:
+    """The linear map between the actions of a task, in [-1, 1], and those of an agent, in [-1, 1] as well.
 
-    def __init__(self, task: VectorTask, scaling: ObservationScaling) -> None:
+    Attributes:
+        low, high: float32 [A], the task's actions at an agent's -1 and 1; each low is below its high.
+    """
+
+    low: FloatArray
+    high: FloatArray
+
+    @staticmethod
+    def of(episodes: Sequence[Episode]) -> ActionScaling:
+        """The range of each dimension in the episodes, widened on either side, but not beyond [-1, 1]."""
+        low = np.min([episode.action.min(0) for episode in episodes], 0)
+        high = np.max([episode.action.max(0) for episode in episodes], 0)
+        # A dimension that the data leave alone needs a width as well.
+        margin = np.maximum(ACTION_MARGIN * (high - low), LEAST_MARGIN)
+        return ActionScaling(
+            np.maximum(low - margin, -1).astype(np.float32), np.minimum(high + margin, 1).astype(np.float32)
+        )
+
+    def to_agent(self, action: FloatArray) -> FloatArray:
+        """The task's actions [..., A] in an agent's units, cut to [-1, 1]."""
+        scaled = 2 * (action - self.low) / (self.high - self.low) - 1
+        return np.asarray(scaled.clip(-1, 1), np.float32)
+
+    def to_task(self, action: FloatArray) -> FloatArray:
+        """An agent's actions [..., A] in the task's units; those beyond [-1, 1] are cut."""
+        scaled = self.low + (action.clip(-1, 1) + 1) / 2 * (self.high - self.low)
+        return np.asarray(scaled, np.float32)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"low": torch.from_numpy(self.low), "high": torch.from_numpy(self.high)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """Everything between a task and an agent; None where nothing is changed."""
+
+    obs: ObservationScaling | None = None
+    action: ActionScaling | None = None
+
+    @staticmethod
+    def of_checkpoint(checkpoint: Mapping[str, Any]) -> Scaling:
+        """That of the run which left the checkpoint."""
+        saved = checkpoint.get("action_scaling")
+        action = None if saved is None else ActionScaling(saved["low"].numpy(), saved["high"].numpy())
+        return Scaling(ObservationScaling.of_checkpoint(checkpoint), action)
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether an agent sees the task as it is."""
+        return self.obs is None and self.action is None
+
+    def metadata(self) -> dict[str, Any]:
+        """What `of_checkpoint` reads of a checkpoint."""
+        return {
+            "scaling": None if self.obs is None else self.obs.state_dict(),
+            "action_scaling": None if self.action is None else self.action.state_dict(),
+        }
+
+    def episodes(self, episodes: Sequence[Episode]) -> list[Episode]:
+        """Copies of the episodes as an agent is to see them; unchanged arrays are shared."""
+        if self.obs is not None:
+            episodes = self.obs.scale_episodes(episodes)
+        if self.action is None:
+            return list(episodes)
+        to_agent = self.action.to_agent
+        return [dataclasses.replace(episode, action=to_agent(episode.action)) for episode in episodes]
+
+    def wrap(self, task: VectorTask) -> VectorTask:
+        """The task as an agent is to see it."""
+        return task if self.changes_nothing else ScaledTask(task, self)
+
+
+class ScaledTask:
+    """A `VectorTask` whose observations are standardised, whose actions are rescaled, or both."""
+
+    def __init__(self, task: VectorTask, scaling: Scaling) -> None:
         self.task, self.scaling = task, scaling
         self.num_envs, self.spaces = task.num_envs, task.spaces
         self.render_fps: float = getattr(task, "render_fps", 30.0)
 
+    def _scaled(self, obs: dict[str, Array]) -> dict[str, Array]:
+        return obs if self.scaling.obs is None else self.scaling.obs(obs)
+
     def reset(self, seed: int) -> dict[str, Array]:
         """As the task's, standardised."""
-        return self.scaling(self.task.reset(seed))
+        return self._scaled(self.task.reset(seed))
 
     def send(self, action: FloatArray) -> None:
-        """As the task's."""
-        self.task.send(action)
+        """As the task's, of an agent's actions."""
+        self.task.send(action if self.scaling.action is None else self.scaling.action.to_task(action))
 
     def receive(self) -> Step:
         """As the task's, standardised."""
         step = self.task.receive()
-        return step._replace(obs=self.scaling(step.obs))
+        return step._replace(obs=self._scaled(step.obs))
 
     def get_state(self) -> list[dict[str, Any]]:
         """As the task's."""

@@ -397,6 +397,7 @@ def test_evaluations_see_observations_as_training_does(
         ),
         (["sac", "--resume", "/nowhere"], "/nowhere is not a run folder"),
         (["sac", "--offline", "--offline-steps", "3"], "--offline-steps has to be 0"),
+        (["sac", "--rescale-actions"], "--rescale-actions takes the range from data: give --dataset FILE"),
     ],
 )
 def test_a_mistyped_command_is_one_line(arguments: list[str], message: str) -> None:

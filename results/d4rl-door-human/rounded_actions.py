@@ -24,7 +24,7 @@ from rlzoo.agent import Agent, Update
 from rlzoo.errors import UserError
 from rlzoo.evaluate import evaluate
 from rlzoo.main import run_main
-from rlzoo.normalize import ObservationScaling, StandardizedTask
+from rlzoo.normalize import Scaling
 from rlzoo.train import CHECKPOINT
 
 EPISODES = 100
@@ -55,10 +55,9 @@ def main() -> None:
         raise UserError("give the folder of a run and numbers of intervals")
     checkpoint = read_run(Path(sys.argv[1]), CHECKPOINT)
     task = d4rl_env.make(checkpoint["task"], EPISODES)
-    scaling = ObservationScaling.of_checkpoint(checkpoint)
+    played = Scaling.of_checkpoint(checkpoint).wrap(task)
     device = torch.device("cpu")
     agent = load_agent(checkpoint, task.spaces, device)
-    played = task if scaling is None else StandardizedTask(task, scaling)
 
     def report(name: str, player: Agent) -> None:
         result = evaluate(player, played, episodes=EPISODES, seed=1, device=device)
