@@ -86,7 +86,7 @@ class ARSQConfig(AutoregressiveConfig):
     c >= 0 asks for no lead: equal advantages meet it, and alone it can leave the policy uniform."""
     demo_noise: float = 0.0
     """Standard deviation of Gaussian noise on the demonstrations' actions, anew for every update, in units of
-    the action's range [-1, 1]. Of about a bin's width, it keeps the noise of the data's own actions from
+    the agent's [-1, 1]. Of about a bin's width, it keeps the noise of the data's own actions from
     being learnt by heart (ours; 0: none, as in the paper)."""
     td_weight: float = 1.0
     """Weight of the TD loss mean (V(s) + sum_t A_t[a_t] - y)^2, y = r + gamma * min_i V_target,i(s')."""

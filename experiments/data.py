@@ -37,9 +37,9 @@ class DataConfig:
     standardize: bool = True
     """Standardise observations with the dataset's mean and standard deviation."""
     rescale_actions: bool = False
-    """Map each action dimension's range in the dataset, widened by a twentieth of it on either side, to the
-    agent's [-1, 1]: bins are then finer where actions keep to a part of their range. The agent cannot leave
-    that part, and settings in units of the action mean it."""
+    """Map each action dimension's range in the whole dataset, widened by a twentieth of it on either side, to
+    the agent's [-1, 1]: bins are then finer where actions keep to a part of their range. The agent cannot
+    leave that part. Noise, entropies and the warm-up's random actions are in the agent's units."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -33,11 +33,10 @@ from envs.d4rl_tasks import TASKS
 from envs.gym_env import GymVectorTask
 from experiments import d4rl, mujoco
 from experiments.common import MAX_SEED
-from experiments.trained import load_agent, read_run
+from experiments.trained import Policy, load_policy, read_run
 from rlzoo.demo_writers import check_minari_name, write_d4rl, write_minari
 from rlzoo.demos import summary
 from rlzoo.errors import UserError
-from rlzoo.evaluate import policy_action
 from rlzoo.files import check_writable
 from rlzoo.main import parse_flags, resolve_device, run_main
 from rlzoo.normalize import Scaling
@@ -46,7 +45,6 @@ from rlzoo.train import BEST_POLICY, CHECKPOINT, TrainConfig
 from rlzoo.types import Array, Episode, FloatArray, Spaces
 
 Kind = Literal["random", "medium", "medium-replay", "expert", "medium-expert", "merged"]
-Policy = Callable[[dict[str, Array]], FloatArray]  # observations [N, ...] -> actions [N, A] in [-1, 1]
 MEDIUM_SHARE = 1 / 3  # of the expert's return, D4RL's definition of "medium" (arXiv 2004.07219, section 5)
 
 
@@ -71,8 +69,8 @@ class Settings:
     num_envs: int = 10
     """Environments stepped side by side."""
     noise: float | None = None
-    """Act with the policy's mean plus Gaussian noise of this standard deviation; None: sample the policy,
-    as D4RL does."""
+    """Act with the policy's mean plus Gaussian noise of this standard deviation, in units of the task's
+    actions in [-1, 1]; None: sample the policy, as D4RL does."""
     seed: int = 1
     """Of the environments and the sampling."""
     device: str = "cpu"
@@ -101,29 +99,6 @@ class Settings:
 def make_task(task: str, num_envs: int) -> GymVectorTask:
     """A task of D4RL by its D4RL name, any other by its Gymnasium id."""
     return (d4rl_env if task in TASKS else mujoco_env).make(task, num_envs)
-
-
-def load_policy(
-    checkpoint: Mapping[str, Any], spaces: Spaces, device: torch.device, noise: float | None
-) -> Policy:
-    """The policy in a checkpoint: sampled, or its mean with Gaussian noise.
-
-    Raises:
-        UserError: the checkpoint does not fit the task.
-    """
-    agent = load_agent(checkpoint, spaces, device)
-    scaling = Scaling.of_checkpoint(checkpoint)
-
-    def act(obs: dict[str, Array]) -> FloatArray:
-        scaled = obs if scaling.obs is None else scaling.obs(obs)
-        action = policy_action(agent, scaled, device, deterministic=noise is not None)
-        if scaling.action is not None:
-            action = scaling.action.to_task(action)
-        if noise:
-            action = action + noise * torch.randn(action.shape).numpy()
-        return np.clip(action, -1, 1).astype(np.float32)
-
-    return act
 
 
 def roll_out(task: GymVectorTask, policy: Policy, *, steps: int, seed: int) -> list[Episode]:
@@ -243,7 +218,7 @@ def record(settings: Settings, checkpoints: list[dict[str, Any]], task: str) -> 
     for index, checkpoint in enumerate(checkpoints):
         torch.manual_seed(settings.seed + index)
         with closing(make_task(task, settings.num_envs)) as copies:
-            policy = load_policy(checkpoint, copies.spaces, device, settings.noise)
+            policy = load_policy(checkpoint, copies.spaces, device, noise=settings.noise)
             steps = settings.steps // len(checkpoints)
             episodes += roll_out(copies, policy, steps=steps, seed=settings.seed + 1000 * index)
     return episodes

@@ -152,6 +152,8 @@ def configure(
     none, and new ones would differ in RLBench, whose planner cannot be seeded.
     """
     options, task = experiment.options, experiment.task
+    if experiment.data.rescale_actions:
+        raise UserError("--rescale-actions: RLBench's actions are in the demonstrations' range already")
     pixels = options.observations == "pixels"
     draws = pixels or experiment.video
     simulator = choose_simulator(options.simulator, draws=draws)

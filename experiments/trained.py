@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydantic
 import torch
 
@@ -13,7 +14,11 @@ from experiments.presets import AGENTS
 from rlzoo.agent import Agent
 from rlzoo.checkpoint import load_checkpoint
 from rlzoo.errors import UserError
-from rlzoo.types import Spaces
+from rlzoo.evaluate import policy_action
+from rlzoo.normalize import Scaling
+from rlzoo.types import Array, FloatArray, Spaces
+
+Policy = Callable[[dict[str, Array]], FloatArray]  # observations [N, ...] -> actions [N, A], the task's own
 
 
 def read_run(run_dir: Path, name: str) -> dict[str, Any]:
@@ -49,3 +54,31 @@ def load_agent(checkpoint: Mapping[str, Any], spaces: Spaces, device: torch.devi
         reason = " ".join(str(error).split())
         raise UserError(f"the checkpoint does not fit {checkpoint.get('task')}: {reason}") from error
     return agent
+
+
+def load_policy(
+    checkpoint: Mapping[str, Any], spaces: Spaces, device: torch.device, *, noise: float | None = 0.0
+) -> Policy:
+    """The policy in a checkpoint, from the task's observations to the task's actions in [-1, 1].
+
+    Args:
+        checkpoint: what `read_run` returned.
+        spaces: the task's.
+        device: where its networks are to be.
+        noise: standard deviation of Gaussian noise on the best action, in the task's units; None: sample
+            instead.
+
+    Raises:
+        UserError: the checkpoint does not fit the task.
+    """
+    agent = load_agent(checkpoint, spaces, device)
+    scaling = Scaling.of_checkpoint(checkpoint)
+
+    def act(obs: dict[str, Array]) -> FloatArray:
+        action = policy_action(agent, scaling.seen(obs), device, deterministic=noise is not None)
+        action = scaling.to_task(action)
+        if noise:
+            action = action + noise * torch.randn(action.shape).numpy()
+        return np.clip(action, -1, 1).astype(np.float32)
+
+    return act

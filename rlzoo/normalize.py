@@ -16,8 +16,9 @@ import torch
 
 from rlzoo.types import Array, Episode, FloatArray, Step, VectorTask
 
-ACTION_MARGIN = 0.05  # of the data's range, on either side: what an agent may do beyond it
-LEAST_MARGIN = 5e-4
+# What an agent may do beyond the data's range on either side: a share of that range, and no less than this in
+# the task's units, so that a dimension which the data leave alone has a width.
+ACTION_MARGIN, LEAST_MARGIN = 0.05, 5e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +45,6 @@ class ObservationScaling:
         """What `state_dict` returned."""
         return ObservationScaling(state["mean"].numpy(), state["std"].numpy())
 
-    @staticmethod
-    def of_checkpoint(checkpoint: Mapping[str, Any]) -> ObservationScaling | None:
-        """That of the run which left the checkpoint, None where it did not standardise."""
-        saved = checkpoint.get("scaling")
-        return None if saved is None else ObservationScaling.from_state(saved)
-
 
 @dataclasses.dataclass(frozen=True)
 class ActionScaling:
@@ -64,10 +59,9 @@ class ActionScaling:
 
     @staticmethod
     def of(episodes: Sequence[Episode]) -> ActionScaling:
-        """The range of each dimension in the episodes, widened on either side, but not beyond [-1, 1]."""
+        """The range of each dimension of the episodes' actions in [-1, 1], widened within these bounds."""
         low = np.min([episode.action.min(0) for episode in episodes], 0)
         high = np.max([episode.action.max(0) for episode in episodes], 0)
-        # A dimension that the data leave alone needs a width as well.
         margin = np.maximum(ACTION_MARGIN * (high - low), LEAST_MARGIN)
         return ActionScaling(
             np.maximum(low - margin, -1).astype(np.float32), np.minimum(high + margin, 1).astype(np.float32)
@@ -87,6 +81,11 @@ class ActionScaling:
         """For a checkpoint."""
         return {"low": torch.from_numpy(self.low), "high": torch.from_numpy(self.high)}
 
+    @staticmethod
+    def from_state(state: Mapping[str, Any]) -> ActionScaling:
+        """What `state_dict` returned."""
+        return ActionScaling(state["low"].numpy(), state["high"].numpy())
+
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
@@ -98,9 +97,11 @@ class Scaling:
     @staticmethod
     def of_checkpoint(checkpoint: Mapping[str, Any]) -> Scaling:
         """That of the run which left the checkpoint."""
-        saved = checkpoint.get("action_scaling")
-        action = None if saved is None else ActionScaling(saved["low"].numpy(), saved["high"].numpy())
-        return Scaling(ObservationScaling.of_checkpoint(checkpoint), action)
+        obs, action = checkpoint.get("scaling"), checkpoint.get("action_scaling")  # one from before has none
+        return Scaling(
+            None if obs is None else ObservationScaling.from_state(obs),
+            None if action is None else ActionScaling.from_state(action),
+        )
 
     @property
     def changes_nothing(self) -> bool:
@@ -123,6 +124,14 @@ class Scaling:
         to_agent = self.action.to_agent
         return [dataclasses.replace(episode, action=to_agent(episode.action)) for episode in episodes]
 
+    def seen(self, obs: dict[str, Array]) -> dict[str, Array]:
+        """A task's observations as an agent sees them."""
+        return obs if self.obs is None else self.obs(obs)
+
+    def to_task(self, action: FloatArray) -> FloatArray:
+        """An agent's actions [..., A] in the task's units."""
+        return action if self.action is None else self.action.to_task(action)
+
     def wrap(self, task: VectorTask) -> VectorTask:
         """The task as an agent is to see it."""
         return task if self.changes_nothing else ScaledTask(task, self)
@@ -136,21 +145,18 @@ class ScaledTask:
         self.num_envs, self.spaces = task.num_envs, task.spaces
         self.render_fps: float = getattr(task, "render_fps", 30.0)
 
-    def _scaled(self, obs: dict[str, Array]) -> dict[str, Array]:
-        return obs if self.scaling.obs is None else self.scaling.obs(obs)
-
     def reset(self, seed: int) -> dict[str, Array]:
-        """As the task's, standardised."""
-        return self._scaled(self.task.reset(seed))
+        """As the task's, with observations as an agent sees them."""
+        return self.scaling.seen(self.task.reset(seed))
 
     def send(self, action: FloatArray) -> None:
         """As the task's, of an agent's actions."""
-        self.task.send(action if self.scaling.action is None else self.scaling.action.to_task(action))
+        self.task.send(self.scaling.to_task(action))
 
     def receive(self) -> Step:
-        """As the task's, standardised."""
+        """As the task's, with observations as an agent sees them."""
         step = self.task.receive()
-        return step._replace(obs=self._scaled(step.obs))
+        return step._replace(obs=self.scaling.seen(step.obs))
 
     def get_state(self) -> list[dict[str, Any]]:
         """As the task's."""

@@ -1,6 +1,7 @@
 """What lies between a task and an agent: standardised observations, rescaled actions."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 
 from experiments import d4rl, evaluate, make_dataset
 from experiments.common import main
+from experiments.presets import AGENTS
+from experiments.trained import load_policy
 from rlzoo.checkpoint import load_checkpoint
 from rlzoo.demo_writers import write_d4rl
 from rlzoo.demos import load_episodes
@@ -106,52 +109,105 @@ def test_checkpoints_from_before_change_nothing() -> None:
     assert Scaling.of_checkpoint({}).changes_nothing
 
 
-def test_a_run_learns_from_and_acts_in_the_datas_range(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Offline, then online: its buffers hold the agent's units, the simulator is sent the task's."""
-    narrow = tmp_path / "narrow.hdf5"
+@dataclasses.dataclass
+class Rescaled:
+    """A run on demonstrations whose actions keep to a quarter of the task's range."""
+
+    run_dir: Path
+    episodes: list[Episode]
+    reach: float  # the largest action in the data
+
+
+@pytest.fixture(scope="module")
+def rescaled(tmp_path_factory: pytest.TempPathFactory) -> Rescaled:
+    """Offline, then online."""
+    folder = tmp_path_factory.mktemp("rescaled")
     recorded = load_episodes(DATA)[:4]
     episodes = [dataclasses.replace(each, action=each.action * np.float32(0.25)) for each in recorded]
-    write_d4rl(narrow, episodes, {})
-    sent = []
+    write_d4rl(folder / "narrow.hdf5", episodes, {})
+    flags = ["--task", "hopper-expert-v2", "--dataset", str(folder / "narrow.hdf5"), "--rescale-actions"]
+    flags += ["--offline-steps", "4", "--steps", "30", "--eval-every", "10", "--eval-episodes", "2"]
+    flags += ["--batch-size", "8", "--agent.hidden", "8", "--agent.bins", "5", "--buffer-capacity", "100"]
+    flags += ["--device", "cpu", "--runs-dir", str(folder / "runs")]
+    assert main(d4rl.BENCHMARK, ["arsq", *flags]) == 0
+    (info,) = folder.rglob("run.json")
+    return Rescaled(info.parent, episodes, max(float(np.abs(each.action).max()) for each in episodes))
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """What simulators are sent."""
+    actions: list[np.ndarray] = []
     make = d4rl.d4rl_env.make
 
     def recording(*args, **kwargs):  # type: ignore[no-untyped-def]
         task = make(*args, **kwargs)
         send = task.send
-        task.send = lambda action: (sent.append(action.copy()), send(action))
+        task.send = lambda action: (actions.append(action.copy()), send(action))
         return task
 
     monkeypatch.setattr(d4rl.d4rl_env, "make", recording)
-    flags = ["--task", "hopper-expert-v2", "--dataset", str(narrow), "--rescale-actions", "--device", "cpu"]
-    flags += ["--offline-steps", "4", "--steps", "30", "--eval-every", "10", "--eval-episodes", "2"]
-    flags += ["--batch-size", "8", "--agent.hidden", "8", "--agent.bins", "5", "--buffer-capacity", "100"]
-    flags += ["--runs-dir", str(tmp_path / "runs")]
-    assert main(d4rl.BENCHMARK, ["arsq", *flags]) == 0
-    assert "actions mapped from the data's ranges" in capsys.readouterr().out
-    (info,) = tmp_path.rglob("run.json")
-    checkpoint = load_checkpoint(info.parent / "checkpoints" / "latest.pt")
+    return actions
+
+
+@pytest.fixture
+def extreme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Agents that always choose the bounds of what they can do."""
+
+    def act(self, obs, *, deterministic):  # type: ignore[no-untyped-def]
+        return torch.tensor([[-1.0, 1.0, -1.0]]).expand(len(obs["state"]), -1)
+
+    monkeypatch.setattr(AGENTS["arsq"].make, "act", act)
+
+
+def scaling_of(run: Rescaled, name: str = "latest.pt") -> tuple[ActionScaling, dict]:
+    checkpoint = load_checkpoint(run.run_dir / "checkpoints" / name)
     scaling = Scaling.of_checkpoint(checkpoint)
     assert scaling.obs is not None
     assert scaling.action is not None
-    reach = max(np.abs(each.action).max() for each in episodes)
-    assert scaling.action.high.max() <= reach * 1.11
-    # The coarsest interval's centre at an agent's 0.8 is well within the data's range.
-    assert 0 < np.abs(np.concatenate(sent)).max() <= reach
-    stored = checkpoint["trainer"]["replay"]["fields"]["action"].numpy()
-    assert 0.8 <= np.abs(stored).max() <= 1
-    # What it goes on with is what it had.
-    before = len(sent)
-    assert main(d4rl.BENCHMARK, ["--resume", str(info.parent), "--steps", "50"]) == 0
-    assert np.abs(np.concatenate(sent[before:])).max() <= reach
-    before = len(sent)
-    monkeypatch.setattr("sys.argv", ["evaluate.py", str(info.parent), "--episodes", "1"])
-    assert evaluate.main() == 0
-    assert 0 < np.abs(np.concatenate(sent[before:])).max() <= reach
-    # A dataset made of it is in the task's units; its buffer is not.
-    act = make_dataset.load_policy(checkpoint, Spaces(11, 3), torch.device("cpu"), None)
-    chosen = act({"state": np.stack([each.obs["state"][0] for each in episodes])})
-    assert np.all((chosen >= scaling.action.low) & (chosen <= scaling.action.high))
+    return scaling.action, checkpoint
+
+
+def test_a_runs_buffers_hold_the_agents_units(rescaled: Rescaled) -> None:
+    scaling, checkpoint = scaling_of(rescaled)
+    assert rescaled.reach < scaling.high.max() <= rescaled.reach * 1.11
+    expected = np.concatenate([scaling.to_agent(each.action) for each in rescaled.episodes])
+    assert 0.9 < np.abs(expected).max() < 0.92
+    # Besides the recorded actions a buffer holds a row for every episode's end, and online steps.
+    for name in ("demos", "replay"):
+        stored = checkpoint["trainer"][name]["fields"]["action"].numpy().reshape(-1, 3)
+        assert {tuple(row) for row in expected.round(4)} <= {tuple(row) for row in stored.round(4)}
+
+
+@pytest.mark.usefixtures("extreme")
+def test_a_rescaled_run_acts_in_the_tasks_units(
+    rescaled: Rescaled, sent: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it goes on, in its evaluations, and when its last and its best policy are played later."""
+    scaling, _ = scaling_of(rescaled)
+    bounds = [scaling.low[0], scaling.high[1], scaling.low[2]]
+    copied = tmp_path / "run"
+    shutil.copytree(rescaled.run_dir, copied)
+    commands = [lambda: main(d4rl.BENCHMARK, ["--resume", str(copied), "--steps", "50"])]
+    for checkpoint in ("latest", "best"):
+        flags = ["evaluate.py", str(copied), "--episodes", "1", "--checkpoint", checkpoint]
+        commands.append(lambda flags=flags: monkeypatch.setattr("sys.argv", flags) or evaluate.main())
+    for command in commands:
+        sent.clear()
+        assert command() == 0
+        assert len(sent) > 5
+        for action in sent:
+            np.testing.assert_allclose(action, np.tile(bounds, (len(action), 1)), atol=1e-6)
+
+
+@pytest.mark.usefixtures("extreme")
+def test_what_is_recorded_of_a_rescaled_run_is_in_the_tasks_units(rescaled: Rescaled) -> None:
+    scaling, checkpoint = scaling_of(rescaled, "best.pt")
+    obs = {"state": np.zeros((500, 11), np.float32)}
+    act = load_policy(checkpoint, Spaces(11, 3), torch.device("cpu"))
+    bounds = np.array([scaling.low[0], scaling.high[1], scaling.low[2]])
+    np.testing.assert_allclose(act(obs), np.tile(bounds, (500, 1)), atol=1e-6)
+    noisy = load_policy(checkpoint, Spaces(11, 3), torch.device("cpu"), noise=0.02)(obs)
+    np.testing.assert_allclose((noisy - bounds).std(0), 0.02, rtol=0.2)
     with pytest.raises(UserError, match="does not hold the task's own"):
-        make_dataset.replayed(checkpoint, Spaces(11, 3))
+        make_dataset.replayed(scaling_of(rescaled)[1], Spaces(11, 3))

@@ -18,13 +18,10 @@ import yaml
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from experiments.trained import load_agent, read_run
-from rlzoo.agent import Agent
+from experiments.trained import Policy, load_policy, read_run
 from rlzoo.demos import load_episodes, select_episodes
 from rlzoo.errors import UserError
-from rlzoo.evaluate import policy_action
 from rlzoo.main import run_main
-from rlzoo.normalize import ObservationScaling
 from rlzoo.run import CONFIG_FILE
 from rlzoo.train import CHECKPOINT
 from rlzoo.types import Episode, Spaces
@@ -45,13 +42,12 @@ def demonstrations(run_dir: Path, episodes: list[Episode]) -> list[Episode]:
     )
 
 
-def print_errors(agent: Agent, scaling: ObservationScaling | None, episodes: list[Episode]) -> None:
+def print_errors(policy: Policy, episodes: list[Episode]) -> None:
     """Print the root mean square of (most likely action - demonstrated action) by step of the episode."""
     for first, end in itertools.pairwise(BORDERS):
         state = np.concatenate([episode.obs["state"][:-1][first:end] for episode in episodes])
         action = np.concatenate([episode.action[first:end] for episode in episodes])
-        obs = {"state": state} if scaling is None else scaling({"state": state})
-        error = policy_action(agent, obs, torch.device("cpu"), deterministic=True) - action
+        error = policy({"state": state}) - action
         print(f"steps {first:4} to {end - 1:4}: {np.sqrt(np.mean(error**2)):.3f}")
 
 
@@ -62,16 +58,15 @@ def main() -> None:
     run_dir = Path(sys.argv[1])
     checkpoint = read_run(run_dir, CHECKPOINT)
     episodes = load_episodes(sys.argv[2])
-    scaling = ObservationScaling.of_checkpoint(checkpoint)
     spaces = Spaces(episodes[0].obs["state"].shape[1], episodes[0].action.shape[1])
-    agent = load_agent(checkpoint, spaces, torch.device("cpu"))
+    policy = load_policy(checkpoint, spaces, torch.device("cpu"))
     learned = demonstrations(run_dir, episodes)
     chosen = {id(episode) for episode in learned}
     others = [episode for episode in episodes if id(episode) not in chosen]
     for name, group in (("demonstrated", learned), ("not demonstrated", others)):
         if group:
             print(f"{len(group)} episodes {name}")
-            print_errors(agent, scaling, group)
+            print_errors(policy, group)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,10 @@ import torch
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from experiments.trained import load_agent, read_run
-from rlzoo.agent import Agent
+from experiments.trained import Policy, load_policy, read_run
 from rlzoo.demos import load_episodes
 from rlzoo.errors import UserError
-from rlzoo.evaluate import policy_action
 from rlzoo.main import run_main
-from rlzoo.normalize import ObservationScaling
 from rlzoo.train import CHECKPOINT
 from rlzoo.types import FloatArray, Spaces
 
@@ -32,7 +29,7 @@ STEPS = 1000
 RUNNING = 100  # steps after which every demonstration runs
 
 
-def play(agent: Agent, scaling: ObservationScaling | None, states: FloatArray) -> FloatArray:
+def play(policy: Policy, states: FloatArray) -> FloatArray:
     """Returns [N] of the most likely actions from the states [N, 17]."""
     envs = [gymnasium.make("HalfCheetah-v4", max_episode_steps=STEPS) for _ in states]
     for env, state in zip(envs, states, strict=True):
@@ -40,9 +37,7 @@ def play(agent: Agent, scaling: ObservationScaling | None, states: FloatArray) -
         env.unwrapped.set_state(np.concatenate(([0.0], state[:POSITIONS])), state[POSITIONS:])
     returns = np.zeros(len(states), np.float32)
     for _ in range(STEPS):
-        obs = {"state": states.astype(np.float32)}
-        obs = obs if scaling is None else scaling(obs)
-        actions = policy_action(agent, obs, torch.device("cpu"), deterministic=True)
+        actions = policy({"state": states.astype(np.float32)})
         states, rewards, *_ = zip(
             *(env.step(action) for env, action in zip(envs, actions, strict=True)), strict=True
         )
@@ -56,8 +51,7 @@ def main() -> None:
     if len(sys.argv) != 3:
         raise UserError("give the folder of a run and the dataset it learned from")
     checkpoint = read_run(Path(sys.argv[1]), CHECKPOINT)
-    scaling = ObservationScaling.of_checkpoint(checkpoint)
-    agent = load_agent(checkpoint, Spaces(17, 6), torch.device("cpu"))
+    policy = load_policy(checkpoint, Spaces(17, 6), torch.device("cpu"))
     states = np.stack([episode.obs["state"] for episode in load_episodes(sys.argv[2])])
     with gymnasium.make("HalfCheetah-v4") as env:
         fresh = np.stack([env.reset(seed=1000 + index)[0] for index in range(100)])
@@ -67,7 +61,7 @@ def main() -> None:
         "demonstrated, running": states[:, RUNNING],
     }
     for name, group in groups.items():
-        returns = play(agent, scaling, group)
+        returns = play(policy, group)
         low, middle = np.quantile(returns, [0.25, 0.5])
         print(f"{name:22} {len(returns):3} episodes, mean {returns.mean():7,.0f}, 25 % {low:7,.0f}, "
               f"50 % {middle:7,.0f}, below 0: {np.mean(returns < 0):.2f}")  # fmt: skip

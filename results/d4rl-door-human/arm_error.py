@@ -21,12 +21,10 @@ import torch
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from experiments.evaluate import greedy_rule, with_greedy
-from experiments.trained import load_agent, read_run
+from experiments.trained import load_policy, read_run
 from rlzoo.demos import load_episodes
 from rlzoo.errors import UserError
-from rlzoo.evaluate import policy_action
 from rlzoo.main import run_main
-from rlzoo.normalize import ObservationScaling
 from rlzoo.train import CHECKPOINT
 from rlzoo.types import Episode, FloatArray, Spaces
 
@@ -41,16 +39,9 @@ def size(values: Sequence[FloatArray]) -> str:
 
 def actions(checkpoint: dict[str, Any], episodes: Sequence[Episode]) -> list[FloatArray]:
     """The agent's best actions [T, 28] in each episode's states."""
-    scaling = ObservationScaling.of_checkpoint(checkpoint)
     spaces = Spaces(episodes[0].obs["state"].shape[1], episodes[0].action.shape[1])
-    device = torch.device("cpu")
-    agent = load_agent(checkpoint, spaces, device)
-    chosen = []
-    for episode in episodes:
-        obs = {"state": episode.obs["state"][:-1]}
-        obs = obs if scaling is None else scaling(obs)
-        chosen.append(policy_action(agent, obs, device, deterministic=True))
-    return chosen
+    policy = load_policy(checkpoint, spaces, torch.device("cpu"))
+    return [policy({"state": episode.obs["state"][:-1]}) for episode in episodes]
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from experiments.trained import load_agent, read_run
 from rlzoo.demos import load_episodes
 from rlzoo.errors import UserError
 from rlzoo.main import run_main
-from rlzoo.normalize import ObservationScaling
+from rlzoo.normalize import Scaling
 from rlzoo.train import CHECKPOINT
 from rlzoo.types import Spaces
 
@@ -44,8 +44,10 @@ def choose(agent: ARSQ, features: Tensor, codes: Tensor, dims: range) -> Tensor:
 def report(run_dir: Path, states: np.ndarray, actions: np.ndarray, others: np.ndarray) -> None:
     """Print the shares of one run's agent: states [B, S], their actions and others' [B, D]."""
     checkpoint = read_run(run_dir, CHECKPOINT)
-    scaling = ObservationScaling.of_checkpoint(checkpoint)
-    obs = {"state": states} if scaling is None else scaling({"state": states})
+    scaling = Scaling.of_checkpoint(checkpoint)
+    obs = scaling.seen({"state": states})
+    if scaling.action is not None:
+        actions, others = scaling.action.to_agent(actions), scaling.action.to_agent(others)
     agent = load_agent(checkpoint, Spaces(states.shape[1], actions.shape[1]), torch.device("cpu"))
     if not isinstance(agent, ARSQ) or agent.config.order != "level":
         raise UserError(f"{run_dir} is no run of ARSQ in the order by level")

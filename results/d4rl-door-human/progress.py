@@ -20,12 +20,10 @@ import torch
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from envs import d4rl_env, d4rl_tasks
-from experiments.trained import load_agent, read_run
+from experiments.trained import load_policy, read_run
 from rlzoo.demos import load_episodes
 from rlzoo.errors import UserError
-from rlzoo.evaluate import policy_action
 from rlzoo.main import run_main
-from rlzoo.normalize import ObservationScaling
 from rlzoo.train import CHECKPOINT
 from rlzoo.types import FloatArray
 
@@ -40,16 +38,14 @@ def play(run_dir: Path, steps: int) -> list[FloatArray]:
     checkpoint = read_run(run_dir, CHECKPOINT)
     if checkpoint["task"] != TASK:
         raise UserError(f"{run_dir} is a run on {checkpoint['task']}, not on {TASK}")
-    scaling = ObservationScaling.of_checkpoint(checkpoint)
     row = dataclasses.replace(d4rl_tasks.find(TASK), max_episode_steps=steps)
     d4rl_env.find = lambda name: row  # the task has no flag for its length
     task = d4rl_env.make(TASK, EPISODES)
-    agent = load_agent(checkpoint, task.spaces, torch.device("cpu"))
+    policy = load_policy(checkpoint, task.spaces, torch.device("cpu"))
     obs = task.reset(seed=7)
     states = [obs["state"]]
     for _ in range(steps):
-        seen = obs if scaling is None else scaling(obs)
-        task.send(policy_action(agent, seen, torch.device("cpu"), deterministic=True))
+        task.send(policy(obs))
         obs = task.receive().obs
         states.append(obs["state"])
     task.close()

@@ -4,7 +4,7 @@ python results/d4rl-door-human/rounded_actions.py RUN_DIR INTERVALS ...
 
 Plays 100 episodes as they are, and for each number of intervals 100 with every action replaced by the centre
 of its interval, as ARSQ's and CQN's are (25 for two levels of 5 bins, 49 for two of 7, 125 for three of 5),
-100 with those of the arm alone, and 100 with those of the hand.
+100 with those of the arm alone, and 100 with those of the hand. Intervals are of the agent's [-1, 1].
 """
 
 from __future__ import annotations

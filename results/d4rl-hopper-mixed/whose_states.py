@@ -19,12 +19,10 @@ import torch
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from envs import d4rl_env
-from experiments.trained import load_agent, read_run
+from experiments.trained import load_policy, read_run
 from rlzoo.demos import load_episodes
 from rlzoo.errors import UserError
-from rlzoo.evaluate import policy_action
 from rlzoo.main import run_main
-from rlzoo.normalize import ObservationScaling
 from rlzoo.train import CHECKPOINT
 from rlzoo.types import FloatArray
 
@@ -35,18 +33,15 @@ BORDERS = (0, 1, 10, 25, 50, 100, 200, 400, 1000)  # in steps of an episode
 def play(run_dir: Path) -> list[FloatArray]:
     """The states [T, S] of each episode that the run's agent plays."""
     checkpoint = read_run(run_dir, CHECKPOINT)
-    scaling = ObservationScaling.of_checkpoint(checkpoint)
     task = d4rl_env.make(checkpoint["task"], EPISODES)
-    device = torch.device("cpu")
-    agent = load_agent(checkpoint, task.spaces, device)
+    policy = load_policy(checkpoint, task.spaces, torch.device("cpu"))
     obs = task.reset(seed=1)
     running = np.ones(EPISODES, dtype=np.bool_)
     states: list[list[FloatArray]] = [[] for _ in range(EPISODES)]
     while running.any():
         for lane in np.flatnonzero(running):
             states[lane].append(obs["state"][lane].copy())
-        seen = obs if scaling is None else scaling(obs)
-        task.send(policy_action(agent, seen, device, deterministic=True))
+        task.send(policy(obs))
         step = task.receive()
         running &= ~(step.terminated | step.truncated)
         obs = step.obs
