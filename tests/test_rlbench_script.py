@@ -114,7 +114,7 @@ def test_demonstrations_of_another_scene_are_refused(tmp_path: Path) -> None:
 
 def test_actions_are_rescaled_anyway() -> None:
     with pytest.raises(UserError, match="in the demonstrations' range already"):
-        rlbench.run_script(["bc", "--observations", "state", "--rescale-actions"])
+        run_script(["bc", "--observations", "state", "--rescale-actions"])
 
 
 def test_demonstrations_of_rlbenchs_robot_are_refused_by_the_stand_in(tmp_path: Path) -> None:
