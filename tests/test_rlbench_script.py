@@ -112,7 +112,7 @@ def test_demonstrations_of_another_scene_are_refused(tmp_path: Path) -> None:
         train("bc", tmp_path, *flags)
 
 
-def test_actions_are_rescaled_anyway() -> None:
+def test_rescaling_actions_once_more_is_refused() -> None:
     with pytest.raises(UserError, match="in the demonstrations' range already"):
         run_script(["bc", "--observations", "state", "--rescale-actions"])
 
