@@ -2,7 +2,8 @@
 
 python experiments/compare.py results/mine results/runs/mujoco/HalfCheetah-v5 results/runs/mujoco/Hopper-v5
 
-Runs whose settings differ are told apart by them, so a sweep is compared like any other set of runs.
+Runs whose settings differ are told apart by them, so a sweep is compared like any other set; what more
+than half of an agent's experiments on a task share is named once, below the table.
 `--minutes M` adds what each had reached after M minutes of training, to compare at equal wall-clock time.
 
 Writes into the first folder: `curves.csv` (every evaluation of every seed, and the seconds of training),
@@ -21,7 +22,7 @@ import json
 import statistics
 import sys
 import textwrap
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class Run:
 
     Attributes:
         name: of its folder, s<seed>-<time>.
-        label: the agent, and the settings by which its runs differ.
+        label: the agent, and the settings by which its runs differ, except where they are as in most.
         settings: by flat name, without the incidental ones.
         evaluations: a step's eval/* values.
         training_s: seconds of training by step, evaluations left out; empty where it was not logged.
@@ -199,23 +200,71 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
 
 
 def tell_apart(runs: Collection[Run]) -> list[Run]:
-    """The runs with labels that name the settings in which those of one agent on one task differ."""
+    """The runs with labels that name the settings in which those of one agent on one task differ.
+
+    A value that more than half of the experiments share is left out, see `usual_values`.
+    """
     labelled = []
-    for members in group(runs).values():
-        keys = sorted({key for run in members for key in run.settings})
-        # One that is None is left out of the settings.
-        differing = [key for key in keys if len({str(run.settings.get(key)) for run in members}) > 1]
+    for members in by_agent(runs).values():
+        differing, usual = differing_settings(members), usual_values(members)
         for run in members:
             parts = [run.agent]
-            for key in differing:
-                shown = shortest_names([str(other.settings.get(key)) for other in members])
-                parts.append(f"{key.rpartition('.')[2]}={shown[str(run.settings.get(key))]}")
+            for key, shown in differing.items():
+                value = shown[str(run.settings.get(key))]
+                if usual.get(key) != value:
+                    parts.append(f"{short_name(key)}={value}")
             labelled.append(dataclasses.replace(run, label=" ".join(parts)))
     return labelled
 
 
+def differing_settings(members: Collection[Run]) -> dict[str, dict[str, str]]:
+    """The settings, by flat name, in which runs of one agent on one task differ: how each value is shown."""
+    keys = sorted({key for run in members for key in run.settings})
+    # One that is None is left out of the settings.
+    values = {key: [str(run.settings.get(key)) for run in members] for key in keys}
+    return {key: shortest_names(each) for key, each in values.items() if len(set(each)) > 1}
+
+
+def usual_values(members: Collection[Run]) -> dict[str, str]:
+    """Of the settings in which runs of one agent on one task differ, as shown: the values that more than half
+    of their experiments share. The seeds of an experiment count once, so that one more changes no label."""
+    differing = differing_settings(members)
+    experiments = {
+        tuple(shown[str(run.settings.get(key))] for key, shown in differing.items()) for run in members
+    }
+    usual = {}
+    for index, key in enumerate(differing):
+        value, count = Counter(values[index] for values in experiments).most_common(1)[0]
+        if 2 * count > len(experiments):
+            usual[key] = value
+    return usual
+
+
+def short_name(key: str) -> str:
+    """A setting's name without the section that it is in."""
+    return key.rpartition(".")[2]
+
+
+def unnamed_settings(runs: Iterable[Run]) -> list[str]:
+    """What labels leave out, a line for each agent and task of which they leave something out."""
+    lines = []
+    for (task, agent), members in by_agent(runs).items():
+        usual = ", ".join(f"{short_name(key)}={value}" for key, value in usual_values(members).items())
+        if usual:
+            lines.append(f"{agent} on {task}, unless named: {usual}.")
+    return lines
+
+
+def by_agent(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
+    """The runs of the same agent on the same task together, whatever their settings."""
+    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.task, run.agent].append(run)
+    return dict(groups)
+
+
 def group(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Seeds of the same task and agent together."""
+    """Seeds of the same experiment together."""
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.task, run.label].append(run)
@@ -250,15 +299,15 @@ def lengths(runs: list[Run]) -> str:
 
 
 def table(runs: list[Run], minutes: float | None = None) -> str:
-    """The comparison in Markdown: final and best returns, mean and deviation over seeds.
+    """The comparison in Markdown: final and best returns, mean and deviation over seeds, success if logged.
 
     Args:
         runs: what to compare.
         minutes: also what each had reached after so much training.
     """
-    scored = any(run.curve("eval/normalized_score") for run in runs)
-    header = ["task", "agent", "seeds", "steps", "final return", "best evaluation"]
-    header += ["normalised score"] if scored else []
+    optional = {"normalised score": "eval/normalized_score", "success": "eval/success"}
+    shares = {name: tag for name, tag in optional.items() if any(run.curve(tag) for run in runs)}
+    header = ["task", "agent", "seeds", "steps", "final return", "best evaluation", *shares]
     header += ["minutes of training"] if any(run.training_s for run in runs) else []
     header += [f"return after {minutes:g} minutes"] if minutes is not None else []
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
@@ -267,11 +316,9 @@ def table(runs: list[Run], minutes: float | None = None) -> str:
         cells.append(lengths(members))
         cells.append(mean_and_spread([run.final("eval/return") for run in members]))
         cells.append(mean_and_spread([max(run.curve("eval/return").values()) for run in members]))
-        if scored:
-            known = [run for run in members if run.curve("eval/normalized_score")]
-            cells.append(
-                mean_and_spread([run.final("eval/normalized_score") for run in known]) if known else ""
-            )
+        for tag in shares.values():
+            known = [run.final(tag) for run in members if run.curve(tag)]
+            cells.append(mean_and_spread(known) if known else "")
         times = [max(run.training_s.values()) / 60 for run in members if run.training_s]
         if any(run.training_s for run in runs):
             cells.append(mean_and_spread(times) if times else "")
@@ -286,8 +333,11 @@ def table(runs: list[Run], minutes: float | None = None) -> str:
 def report(runs: list[Run], title: str, minutes: float | None) -> str:
     """README.md: the table, and every command with its commit and hardware."""
     lines = [f"# {title}", "", table(runs, minutes), ""]
+    for line in unnamed_settings(runs):
+        lines += [line, ""]
     lines += [
-        "Final return: mean of the last tenth of the evaluations. ±: standard deviation over seeds.",
+        "Final return, normalised score and success: means of the last tenth of the evaluations. "
+        "±: standard deviation over seeds.",
         "",
     ]
     lines += ["## Commands", ""]
@@ -385,6 +435,7 @@ def main(
         name = task.replace("/", "-").replace(":", "-")
         plot(task, [run for run in found if run.task == task], output / f"{name}.png")
     print(table(found, minutes))
+    print(*unnamed_settings(found), sep="\n")
     return 0
 
 

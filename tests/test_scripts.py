@@ -33,12 +33,14 @@ from experiments.compare import (
     Run,
     comparable,
     find_runs,
+    group,
     lengths,
     mean_and_spread,
     plot,
     shortest_names,
     table,
     tell_apart,
+    unnamed_settings,
     write_curves,
     write_runs,
 )
@@ -591,6 +593,54 @@ def test_compare_tells_runs_of_different_settings_apart(tmp_path: Path) -> None:
         run_in_process("sac", tmp_path, "--steps", "60", "--agent.actor-lr", rate, "--threads", "1")
     labels = [run.label for run in find_runs([tmp_path])]
     assert labels == ["sac actor_lr=0.001", "sac actor_lr=0.01"]
+
+
+def test_compare_names_once_what_most_experiments_share() -> None:
+    """Not what one seed more or less would change, and never so that two experiments have one label."""
+
+    def labels(*experiments: tuple[int, str, int]) -> list[str]:
+        runs = [
+            Run(
+                "s",
+                "task",
+                "arsq",
+                "arsq",
+                seed,
+                {},
+                {"agent.bins": bins, "train.data": f"data/{data}"},
+                {},
+                {},
+            )
+            for bins, data, seeds in experiments
+            for seed in range(seeds)
+        ]
+        found = tell_apart(runs)
+        assert len(group(found)) == len(experiments)
+        named = [run.label for run in found]
+        return [*dict.fromkeys(named), *unnamed_settings(found)]
+
+    assert labels((5, "a", 3)) == ["arsq"]  # nothing differs
+    assert labels((5, "a", 3), (7, "b", 1)) == ["arsq bins=5 data=a", "arsq bins=7 data=b"]
+    for seeds in (1, 9):
+        assert labels((5, "a", 1), (7, "a", seeds), (7, "b", 1)) == [
+            "arsq bins=5",
+            "arsq",
+            "arsq data=b",
+            "arsq on task, unless named: bins=7, data=a.",
+        ]
+    assert labels((5, "a", 1), (6, "b", 1), (7, "c", 1))[:2] == ["arsq bins=5 data=a", "arsq bins=6 data=b"]
+
+
+def test_compare_tells_how_often_runs_succeeded() -> None:
+    curve = {step: {"eval/return": 9.0, "eval/success": share} for step, share in ((100, 0.5), (200, 0.75))}
+    runs = [
+        Run("s1", "task", "arsq", "arsq", 1, {}, {}, curve, {}),
+        Run("s1", "task", "bc", "bc", 1, {}, {}, {100: {"eval/return": 9.0}}, {}),
+    ]
+    header, _, arsq, bc = table(runs).splitlines()
+    assert header.endswith("| best evaluation | success |")
+    assert arsq.endswith("| 9.0 | 9.0 | 0.75 |")
+    assert bc.endswith("| 9.0 | 9.0 |  |")
 
 
 def test_compare_counts_no_seeds_of_two_experiments() -> None:
