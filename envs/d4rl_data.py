@@ -42,7 +42,8 @@ def find_dataset(task: str, given: str | os.PathLike[str] | None = None) -> str 
         minari = f"; `minari download {row.minari}` and --dataset {row.minari}" if row.minari else ""
         raise UserError(
             f"no dataset for {task}: {error}. Ways to get one: --dataset FILE with any file of a known format"
-            f"; D4RL's {row.file_name} put into {cache}{minari}; one made by experiments/make_dataset.py"
+            f"; D4RL's {row.file_name} put into {cache} or {d4rl_folder}{minari}; one made by "
+            "experiments/make_dataset.py"
         ) from error
     return target
 

@@ -2,13 +2,14 @@
 
 `envs.d4rl_tasks` has the table, `envs.d4rl_data` finds the datasets; here the environments are built. What an
 agent sees has exactly the columns of D4RL's dataset, in D4RL's frame and units, and rewards and terminations
-are D4RL's, so that its reference scores mean what they say. The differences that remain are in each family's
+are D4RL's, for whose reference scores they are meant. The differences that remain are in each family's
 `differences`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,11 +21,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
-from envs.d4rl_tasks import D4RLTask, find
+from envs.d4rl_tasks import KITCHEN, D4RLTask, find
 from envs.gym_env import Environment, GymVectorTask
 from envs.rendering import import_mujoco
 from rlzoo.errors import UserError
-from rlzoo.types import Array
+from rlzoo.types import Array, Episode, FloatArray
 
 StepResult = tuple[Array, float, bool, bool, dict[str, Any]]
 
@@ -297,13 +298,18 @@ class _Kitchen(gym.Wrapper[Any, Any, Any, Any]):
         return self._flatten(obs), float(reward), terminated, truncated, {"success": terminated}
 
 
-def _kitchen_flatten(task: D4RLTask) -> Callable[[Mapping[str, Array]], Array]:
-    """From gymnasium-robotics' observation [..., 59] to D4RL's [..., 60]."""
+def _kitchen_parts(task: D4RLTask) -> list[tuple[Array, Array]]:
+    """Of each part of the task its columns among D4RL's first 30 (positions), and what they should become."""
     from gymnasium_robotics.envs.franka_kitchen.kitchen_env import OBS_ELEMENT_GOALS, OBS_ELEMENT_INDICES
 
+    return [(OBS_ELEMENT_INDICES[part], OBS_ELEMENT_GOALS[part]) for part in _KITCHEN_GOALS[task.variant]]
+
+
+def _kitchen_flatten(task: D4RLTask) -> Callable[[Mapping[str, Array]], Array]:
+    """From gymnasium-robotics' observation [..., 59] to D4RL's [..., 60]."""
     goal = np.zeros(30)
-    for part in _KITCHEN_GOALS[task.variant]:
-        goal[OBS_ELEMENT_INDICES[part]] = OBS_ELEMENT_GOALS[part]
+    for columns, values in _kitchen_parts(task):
+        goal[columns] = values
 
     def flatten(obs: Mapping[str, Array]) -> Array:
         # Robot positions 9 and velocities 9, object positions 21 and velocities 20.
@@ -324,6 +330,39 @@ def flatten_obs(task: str) -> Callable[[Mapping[str, Array]], Array] | None:
     """
     row = find(task)
     return _kitchen_flatten(row) if row.family.name == "kitchen" else None
+
+
+def task_rewards(task: str, episodes: list[Episode]) -> list[Episode]:
+    """Recorded episodes with the rewards that the task pays; only kitchen's recorded ones can differ.
+
+    D4RL (arXiv 2004.07219) recorded kitchen's demonstrations with a reward of 1 for every finished part in
+    every step, up to 4 a step, while its task pays a part once, in the step that first finishes it. Returns
+    of more than the number of parts give such episodes away. When a part was finished is then read from the
+    recorded positions, as D4RL's task itself does.
+
+    Args:
+        task: D4RL's name.
+        episodes: with D4RL's observations, [T+1, S].
+    """
+    row = find(task)
+    if row.family is not KITCHEN:
+        return episodes
+    parts = _kitchen_parts(row)
+    if all(episode.episode_return <= len(parts) for episode in episodes):
+        return episodes
+    return [
+        dataclasses.replace(episode, reward=_first_completions(episode.obs["state"], parts))
+        for episode in episodes
+    ]
+
+
+def _first_completions(states: Array, parts: list[tuple[Array, Array]]) -> FloatArray:
+    """How many parts each step finishes for the first time, f32 [T], from states [T+1, S]."""
+    from gymnasium_robotics.envs.franka_kitchen.kitchen_env import BONUS_THRESH
+
+    distances = [np.linalg.norm(states[:, columns] - values, axis=1) for columns, values in parts]
+    ever = np.logical_or.accumulate(np.array(distances) < BONUS_THRESH, axis=1)
+    return np.diff(ever.sum(axis=0)).astype(np.float32)
 
 
 def _make_kitchen(task: D4RLTask, **kwargs: Any) -> Environment:

@@ -29,7 +29,7 @@ import torch
 import tyro
 
 from envs import d4rl_env, mujoco_env
-from envs.d4rl_tasks import TASKS
+from envs.d4rl_tasks import LOCOMOTION, TASKS
 from envs.gym_env import GymVectorTask
 from experiments import d4rl, mujoco
 from experiments.common import MAX_SEED
@@ -158,7 +158,11 @@ def replayed(checkpoint: Mapping[str, Any], spaces: Spaces) -> list[Episode]:
         )
     if len(saved["starts"]) > checkpoint["trainer"]["counters"]["env_steps"]:
         raise UserError("the run began with recorded data in its buffer: that is not its own replay alone")
-    return replay.episodes()
+    episodes = replay.episodes()
+    steps, taken = sum(map(len, episodes)), checkpoint["trainer"]["counters"]["env_steps"]
+    if steps < taken - lanes:  # the newest step of a lane has no successor yet
+        print(f"warning: of the run's {taken:,} steps its buffer had room for the last {steps:,} alone")
+    return episodes
 
 
 def sources(settings: Settings) -> list[dict[str, Any]]:
@@ -195,6 +199,14 @@ def merged(settings: Settings, task: str) -> list[Episode]:
 def bounds(task: str) -> tuple[FloatArray | float, FloatArray | float]:
     """What -1 and 1 stand for in the files of a task; D4RL's are in [-1, 1] already."""
     return (-1.0, 1.0) if task in TASKS else mujoco_env.action_bounds(task)
+
+
+def gymnasium_id(task: str) -> str | None:
+    """The id by which Minari can make the task again; None where D4RL's task is more than Gymnasium's."""
+    if task not in TASKS:
+        return task
+    row = TASKS[task]
+    return row.env_id if row.family is LOCOMOTION and not row.env_id.startswith("Ant") else None
 
 
 def record(settings: Settings, checkpoints: list[dict[str, Any]], task: str) -> list[Episode]:
@@ -254,10 +266,8 @@ def main() -> int:
         write_d4rl(settings.output, episodes, metadata, action_low=low, action_high=high)
         print(f"written to {settings.output}")
     if settings.minari is not None:
-        # Only Gymnasium's ids can be looked up again by Minari.
-        env_id = None if task in TASKS else task
         where = write_minari(
-            settings.minari, episodes, env_id=env_id, action_low=low, action_high=high, **about
+            settings.minari, episodes, env_id=gymnasium_id(task), action_low=low, action_high=high, **about
         )
         print(f"written to {where}")
     if remark := compare_with_expert(settings, episodes):

@@ -173,11 +173,11 @@ ARSQ_D4RL: dict[str, dict[str, Any]] = {
 }
 
 # Ours: the range of discounted returns (gamma 0.99) that CQN's atoms express, where its default of 0 to 400
-# is too narrow. Locomotion: beyond what D4RL's reference expert collects, were its return spread evenly over
-# the episode, and below 0 where rewards can be negative. Adroit's episodes end by their time limit alone (and
-# with a dropped pen), so a state that lasts is worth its reward / (1 - gamma). The largest of one step is 61
-# with pen, 20 with door, 102 with hammer, 31 with relocate, the smallest -2 with pen. A run says so when its
-# data go well beyond.
+# is too narrow, or so wide that all returns lie within an atom or two. Locomotion: beyond what D4RL's
+# reference expert collects, were its return spread evenly over the episode, and below 0 where rewards can be
+# negative. Adroit's episodes end by their time limit alone (and with a dropped pen), so a state that lasts is
+# worth its reward / (1 - gamma). The largest of one step is 61 with pen, 20 with door, 102 with hammer, 31
+# with relocate, the smallest -2 with pen. A run says so when its data go well beyond.
 CQN_RETURNS = {
     "halfcheetah": (-100.0, 1_500.0),
     "hopper": (-10.0, 450.0),
@@ -187,7 +187,14 @@ CQN_RETURNS = {
     "door": (-50.0, 2_100.0),
     "hammer": (-150.0, 10_500.0),
     "relocate": (-50.0, 3_200.0),
+    # A single 1 at the goal: as on RLBench. Four parts. 1 a step for ever.
+    "antmaze": (-2.0, 2.0),
+    "kitchen": (0.0, 4.0),
+    "maze2d": (0.0, 100.0),
 }
+# The lead asked for by the margin loss, where returns are that small: a 400th of the range, as in the
+# authors' settings for D4RL and for RLBench.
+CQN_MARGINS = {"antmaze": 0.01, "kitchen": 0.01, "maze2d": 0.25}
 
 # Agents without a demonstration loss take half of each batch from the demonstrations on D4RL, from the first
 # step on, and one environment, so that curves are comparable step by step.
@@ -200,8 +207,10 @@ def d4rl_preset(agent: str, task: str) -> dict[str, Any]:
         name, _, _version = task.rpartition("-v")
         return ARSQ_D4RL.get(name, {})
     if agent == "cqn":
-        low, high = CQN_RETURNS.get(task.partition("-")[0], (CQNConfig.v_min, CQNConfig.v_max))
-        return {"agent.v_min": low, "agent.v_max": high}
+        kind = task.partition("-")[0]
+        low, high = CQN_RETURNS[kind]
+        margin = CQN_MARGINS.get(kind, CQNConfig.margin)
+        return {"agent.v_min": low, "agent.v_max": high, "agent.margin": margin}
     return _D4RL_OFF_POLICY if agent in ("dsac-t", "sac", "td3") else {}
 
 

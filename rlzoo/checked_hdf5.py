@@ -8,6 +8,7 @@ checked while they are read, in blocks, so that no second copy of the data arise
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,13 +49,28 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         raise UserError(f"{path}: damaged or not HDF5 ({reason}); expected a complete HDF5 file") from error
 
 
+def has_key(group: h5py.Group, path: Path, key: str) -> bool:
+    """Whether there is something under `key`, "a/b" included; only what is in this file itself is looked at.
+
+    h5py's own `in` would follow a link into another file, which may be a device that never answers.
+    """
+    name, _, rest = key.partition("/")
+    if not group.id.links.exists(name.encode()):
+        return False
+    if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+        place = f"{group.name}/{name}".lstrip("/")
+        raise UserError(f"{path}: key {place!r} is a link, expected the data itself")
+    if not rest:
+        return True
+    child = group[name]
+    return isinstance(child, h5py.Group) and has_key(child, path, rest)
+
+
 def get_dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
-    """The dataset of numbers under `key`, with its data inside this file."""
-    if key not in file:
-        raise UserError(f"{path}: key {key!r} is missing")
-    dataset = file.get(key)
-    if dataset is None:
-        raise UserError(f"{path}: key {key!r} is a link to nothing, expected an array of numbers")
+    """The dataset of numbers under `key`, with its data inside this file and all of it there."""
+    if not has_key(file, path, key):
+        raise UserError(f"{path}: key {key!r} is missing, expected an array of numbers")
+    dataset = file[key]
     if isinstance(dataset, h5py.Dataset) and dataset.shape is None:
         raise UserError(f"{path}: key {key!r} is empty, expected an array of numbers")
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "biuf":
@@ -65,6 +81,15 @@ def get_dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
     claimed, held = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
     if claimed > _MOST_COMPRESSION * held + _HARMLESS_BYTES:
         raise UserError(f"{path}: key {key!r} claims {claimed:,} bytes of which {held:,} are in the file")
+    if dataset.chunks is not None:
+        chunk = math.prod(dataset.chunks)
+        if chunk * dataset.dtype.itemsize > claimed + _HARMLESS_BYTES:
+            raise UserError(f"{path}: key {key!r} has {dataset.size:,} values in chunks of {chunk:,}")
+        # A chunk that was never written reads as zeros. (Nothing written at all: an array left at zero.)
+        sides = zip(dataset.shape, dataset.chunks, strict=True)
+        expected, written = math.prod(-(-size // side) for size, side in sides), dataset.id.get_num_chunks()
+        if 0 < written < expected:
+            raise UserError(f"{path}: key {key!r} has {written:,} of its {expected:,} chunks, expected all")
     return dataset
 
 

@@ -6,8 +6,10 @@ they claim to be. No loop runs over steps, and only the states are ever in memor
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from rlzoo.checked_hdf5 import (
     check_shape,
     get_dataset,
     get_matrix,
+    has_key,
     read_block,
     read_flags,
     read_matrix,
@@ -30,6 +33,7 @@ from rlzoo.types import Array, BoolArray, Episode, FloatArray
 from rlzoo.unpickle import load_pickle
 
 _SUCCESS_KEYS = ("success", "is_success", "goal_achieved")
+_EPISODE = re.compile(r"episode_\d+")
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ class Expected:
         if not (np.isfinite(low).all() and np.isfinite(high).all() and np.less(low, high).all()):
             raise ValueError(f"action bounds {low} and {high} are not finite or not in order")
 
+    def like(self, states: FloatArray, actions: FloatArray) -> Expected:
+        """The same, with the widths of an episode's `states` [n, S] and `actions` [n, A] for the next one."""
+        return replace(self, state_dim=states.shape[1], action_dim=actions.shape[1])
+
     def scale_actions(self, path: Path, actions: FloatArray) -> None:
         """Map `actions` [n, A] from the task's bounds to [-1, 1], in place, and clip what lies outside."""
         low, high = np.asarray(self.action_low, np.float32), np.asarray(self.action_high, np.float32)
@@ -72,7 +80,8 @@ class Expected:
 
 def is_minari(file: h5py.File) -> bool:
     """Whether an open HDF5 file has Minari's layout: one group per episode."""
-    return "observations" not in file and "episode_0" in file
+    names = set(file)
+    return "observations" not in names and any(map(_EPISODE.fullmatch, names))
 
 
 def read_d4rl(file: h5py.File, path: Path, expected: Expected) -> list[Episode]:
@@ -96,7 +105,7 @@ def read_d4rl(file: h5py.File, path: Path, expected: Expected) -> list[Episode]:
     rewards = read_vector(file, path, "rewards", steps)
     terminals = read_flags(file, path, "terminals", steps)
     succeeded = _find_success(file, path, steps)
-    has_next = "next_observations" in file
+    has_next = has_key(file, path, "next_observations")
     next_rows = (
         get_matrix(file, path, "next_observations", observations.shape[1], steps) if has_next else None
     )
@@ -107,7 +116,8 @@ def read_d4rl(file: h5py.File, path: Path, expected: Expected) -> list[Episode]:
         last = np.flatnonzero(ends)
         states = _insert_rows(states, after=last[terminals[last]])
     else:
-        tails = _next_of_ends(next_rows, path, states, ends)
+        kinds = (observations.dtype, next_rows.dtype)
+        tails = _next_of_ends(next_rows, path, states, ends, kinds)
         states = _insert_rows(states, after=np.flatnonzero(ends), rows=tails)
     # Only now, when the states are no longer in memory twice.
     actions = read_matrix(action_rows, path)
@@ -126,7 +136,7 @@ def read_minari(file: h5py.File, path: Path, expected: Expected) -> list[Episode
         UserError: a key is missing or its shape, type or values are not as above.
     """
     episodes: list[Episode] = []
-    for index in range(sum(key.startswith("episode_") for key in file)):
+    for index in range(_count_episodes(file, path)):
         name = f"episode_{index}"
         action_rows = get_matrix(file, path, f"{name}/actions", expected.action_dim, None)
         steps = action_rows.shape[0]
@@ -142,7 +152,21 @@ def read_minari(file: h5py.File, path: Path, expected: Expected) -> list[Episode
         if len(starts):  # every part needs a last observation of its own: the row that follows it
             states = _insert_rows(states, after=starts)
         episodes += _cut(states, actions, rewards, terminals, ends, succeeded, keep_last=True)
+        expected = expected.like(states, actions)
     return episodes
+
+
+def _count_episodes(file: h5py.File, path: Path) -> int:
+    """How many episodes there are; raises UserError where one is missing."""
+    found = {int(name.removeprefix("episode_")) for name in file if _EPISODE.fullmatch(name)}
+    claimed = np.asarray(file.attrs.get("total_episodes", len(found)))
+    count = int(claimed) if claimed.shape == () and claimed.dtype.kind in "iu" else len(found)
+    first_missing = next(index for index in itertools.count() if index not in found)
+    count = max(count, len(found))
+    if first_missing < count:
+        have = f"found {len(found):,} episodes, expected {count:,}"
+        raise UserError(f"{path}: key 'episode_{first_missing}' is missing: {have}")
+    return len(found)
 
 
 def read_pickle(path: Path, expected: Expected) -> list[Episode]:
@@ -172,9 +196,10 @@ def read_pickle(path: Path, expected: Expected) -> list[Episode]:
         if unread < 0:
             raise UserError(f"{path}: up to {name} there are more values than the file has bytes")
         terminals = np.zeros(steps, np.bool_)
-        terminals[-1] = _ended_terminally(record, path, name)
+        terminals[-1] = _ended_terminally(record, path, name, steps)
         ends = np.zeros(steps, np.bool_)
         ends[-1] = True
+        expected = expected.like(states, actions)
         states = _insert_rows(states, after=np.flatnonzero(terminals))
         episodes += _cut(states, actions, rewards, terminals, ends, None, keep_last=False)
     return episodes
@@ -236,13 +261,16 @@ def _insert_rows(states: FloatArray, *, after: Array, rows: FloatArray | None = 
 def _marked_ends(file: h5py.File, path: Path, terminals: BoolArray, limit: int | None) -> BoolArray:
     """Where an episode ends, [N]: at terminals, at time-outs, at the end of the file.
 
-    A file without `timeouts` (D4RL's -v0 files, FrankaKitchen) ran into the task's time limit instead.
+    A file in which no time-out is marked (D4RL's -v0 files, FrankaKitchen) ran into the task's time limit
+    instead.
     """
     ends = terminals.copy()
     ends[-1] = True
-    if "timeouts" in file:
-        ends |= read_flags(file, path, "timeouts", len(terminals))
-    elif limit is not None:
+    timeouts = None
+    if has_key(file, path, "timeouts"):
+        timeouts = read_flags(file, path, "timeouts", len(terminals))
+        ends |= timeouts
+    if limit is not None and (timeouts is None or not timeouts.any()):
         last = np.flatnonzero(ends)
         first = np.append(0, last[:-1] + 1)
         for begin, end in zip(first.tolist(), last.tolist(), strict=True):
@@ -250,16 +278,24 @@ def _marked_ends(file: h5py.File, path: Path, terminals: BoolArray, limit: int |
     return ends
 
 
-def _next_of_ends(dataset: h5py.Dataset, path: Path, states: FloatArray, ends: BoolArray) -> FloatArray:
+def _next_of_ends(
+    dataset: h5py.Dataset,
+    path: Path,
+    states: FloatArray,
+    ends: BoolArray,
+    kinds: tuple[np.dtype[Any], np.dtype[Any]],
+) -> FloatArray:
     """The next observations of the last steps, [k, S]. Sets `ends` where a row is not followed by its next.
 
-    Only those rows are kept: the others repeat `states`.
+    Only those rows are kept: the others repeat `states`. `kinds`: the types that both are stored in.
     """
     tails = []
+    # Half precision on either side tells no more than that.
+    tolerance = max(1e-5, *(2 * np.finfo(kind).eps for kind in kinds if kind.kind == "f"))
     for begin, end in blocks(dataset):
         block = read_block(dataset, path, begin, end)
         follows = states[begin + 1 : end + 1]
-        gap = np.abs(block[: len(follows)] - follows) > 1e-5 * (1 + np.abs(follows))
+        gap = np.abs(block[: len(follows)] - follows) > tolerance * (1 + np.abs(follows))
         ends[begin : begin + len(follows)] |= gap.any(axis=1)
         tails.append(block[ends[begin:end]])
     return np.concatenate(tails)
@@ -272,10 +308,10 @@ def _find_success(file: h5py.File, path: Path, steps: int, prefix: str = "") -> 
     """Whether each step was a success, bool [steps], where the file says so under a name we know."""
     for name in _SUCCESS_KEYS:
         key = f"{prefix}infos/{name}"
-        if key in file:
-            rows = len(get_dataset(file, path, key))
+        if has_key(file, path, key):
             # Minari records the info of the reset as well, before the first step's.
-            return read_flags(file, path, key, steps + 1 if prefix and rows == steps + 1 else steps)[-steps:]
+            with_reset = prefix and get_dataset(file, path, key).shape[:1] == (steps + 1,)
+            return read_flags(file, path, key, steps + 1 if with_reset else steps)[-steps:]
     return None
 
 
@@ -284,13 +320,13 @@ def _minari_observations(
 ) -> FloatArray:
     """An episode's observations, float32 [steps + 1, S]."""
     key = f"{name}/observations"
-    if isinstance(file.get(key), h5py.Group):
+    if has_key(file, path, key) and isinstance(file[key], h5py.Group):
         if expected.flatten_obs is None:
             raise UserError(f"{path}: key {key!r} is a group of arrays, expected one array [{steps + 1}, S]")
         parts = {
             part: get_dataset(file, path, f"{key}/{part}")[()]
-            for part, child in file[key].items()
-            if isinstance(child, h5py.Dataset)
+            for part in file[key]
+            if has_key(file[key], path, part) and isinstance(file[key][part], h5py.Dataset)
         }
         try:
             states = np.ascontiguousarray(expected.flatten_obs(parts), np.float32)
@@ -302,18 +338,21 @@ def _minari_observations(
     return read_matrix(get_matrix(file, path, key, expected.state_dim, steps + 1), path)
 
 
-def _ended_terminally(record: Mapping[str, Any], path: Path, name: str) -> bool:
+def _ended_terminally(record: Mapping[str, Any], path: Path, name: str, steps: int) -> bool:
     """The last of the record's `terminated` flags; False where it has none."""
     value = record.get("terminated", False)
     if isinstance(value, (bool, int, np.generic, np.ndarray)):
         flags = np.asarray(value).ravel()
-        if len(flags) and flags.dtype.kind in "biuf" and np.isin(flags, (0, 1)).all():
+        if len(flags) in (1, steps) and flags.dtype.kind in "biuf" and np.isin(flags, (0, 1)).all():
             if flags[:-1].any():
                 raise UserError(
                     f"{path}: key {name + 'terminated'!r} is set before the last step, expected one episode"
                 )
             return bool(flags[-1])
-    raise UserError(f"{path}: key {name + 'terminated'!r} is no flag, expected True or False (or one a step)")
+    raise UserError(
+        f"{path}: key {name + 'terminated'!r} is no flag, expected True or False (or one for each of the "
+        f"{steps} steps)"
+    )
 
 
 def _pickled(

@@ -69,10 +69,10 @@ def load_episodes(
 def _find(source: str | os.PathLike[str]) -> Path:
     """The file behind a path or a Minari name."""
     path = Path(source).expanduser()
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises for a name that is too long
         root = Path(os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser()
         path = root / source
-        if not path.exists():
+        if not os.path.exists(path):
             raise UserError(f"{source}: no such file, nor a Minari dataset in {root}; expected {_FORMATS}")
     if path.is_dir():
         for main in (path / _MINARI_FILE, path / "data" / _MINARI_FILE):

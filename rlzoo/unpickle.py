@@ -39,6 +39,9 @@ _REFUSED = """PERSID BINPERSID EXT1 EXT2 EXT4 INST OBJ NEWOBJ_EX DUP
 # How many values the contents may come to when shared ones are counted as often as they occur, if that is
 # more than the file has bytes; a file that shares nothing has fewer than one a byte.
 _LEAST_VALUES = 1_000_000
+# How many values may be on the unpickler's stack at a time. Picklers put lists and dictionaries away by the
+# thousand, so only deep nesting or a huge tuple comes to more, and takes long to be walked.
+_MOST_OPEN = 200_000
 _OPCODES = {
     ord(opcode.code): opcode
     for opcode in pickletools.opcodes
@@ -94,6 +97,8 @@ def load_pickle(path: str | os.PathLike[str], *, records: Collection[str] = ()) 
     except Exception as error:
         # The pickle machine raises whatever the bytes lead it to: there is no shorter list of types.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(error, RecursionError):
+            reason = "its contents are nested too deeply"
         raise UserError(f"{path}: {reason}; expected a pickle of arrays in plain containers") from error
 
 
@@ -112,7 +117,11 @@ def _check_opcodes(data: bytes) -> None:
         if index > count:
             raise pickle.UnpicklingError(f"memo index {index} at byte {start} is out of range")
         stack.follow(opcode, index)
+        if len(stack.entries) > _MOST_OPEN:
+            raise pickle.UnpicklingError(f"at byte {start} more than {_MOST_OPEN:,} values are open")
         if opcode.name == "STOP":
+            if position < len(data):
+                raise pickle.UnpicklingError(f"its end, at byte {start}, is not that of the file")
             return
     raise pickle.UnpicklingError("the pickle is truncated")
 

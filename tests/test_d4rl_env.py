@@ -12,11 +12,12 @@ import pytest
 from demo_files import counting_rows, real_file, write_rows
 
 from envs.d4rl_data import find_dataset
-from envs.d4rl_env import flatten_obs, make, make_env
+from envs.d4rl_env import flatten_obs, make, make_env, task_rewards
 from envs.d4rl_tasks import TASKS, find, normalized_score
 from rlzoo.demos import load_episodes
 from rlzoo.download import cache_dir, download
 from rlzoo.errors import UserError
+from rlzoo.types import Episode
 from rlzoo.unpickle import load_pickle
 
 HOST = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
@@ -301,6 +302,50 @@ def test_kitchen_observation_is_d4rl_s():
     for wrong in ({}, {"observation": np.zeros((7, 70))}, {"observation": np.float64(1)}):
         with pytest.raises(UserError, match=r"key 'observation' .*, expected kitchen's \[steps, 59\]"):
             flatten(wrong)
+
+
+def kitchen_episode(task, finished, reward):
+    """An episode of `task` in which each of `finished` maps a step to the part that it finishes."""
+    parts = {"microwave": slice(22, 23), "kettle": slice(23, 30), "light switch": slice(17, 19)}
+    obs, _ = make_env(task).reset(seed=0)
+    states = np.tile(obs, (len(reward) + 1, 1)).astype(np.float32)
+    for step, part in finished.items():
+        states[step + 1 :, parts[part]] = states[0, 30:][parts[part]]
+    return Episode({"state": states}, np.zeros((len(reward), 9), np.float32), np.float32(reward), False)
+
+
+@pytest.mark.parametrize("task", ["kitchen-complete-v0", "kitchen-mixed-v0"])
+def test_kitchen_s_recorded_rewards_become_the_task_s(task):
+    finished = {1: "kettle", 4: "microwave", 5: "light switch"}
+    recorded = kitchen_episode(task, finished, [0, 1, 1, 1, 2, 3, 3])
+    (made,) = task_rewards(task, [recorded])
+    assert made.reward.tolist() == [0, 1, 0, 0, 1, 1, 0]
+    assert made.obs is recorded.obs
+    # A part that was finished before the recording began pays nothing, nor one that is finished again.
+    again = kitchen_episode(task, {-1: "kettle", 3: "microwave"}, [1] * 7)
+    again.obs["state"][5, 22] = 0
+    (made,) = task_rewards(task, [again])
+    assert made.reward.tolist() == [0, 0, 0, 1, 0, 0, 0]
+    paid_once = [kitchen_episode(task, finished, [0, 1, 0, 0, 1, 1, 0])] * 9
+    assert task_rewards(task, paid_once) is paid_once
+    others = [recorded]
+    assert task_rewards("hopper-medium-v2", others) is others
+
+
+def test_kitchen_pays_a_part_once():
+    """As gymnasium-robotics does by default: what `task_rewards` makes of recorded rewards."""
+    env = make_env("kitchen-complete-v0")
+    env.reset(seed=0)
+    model = env.unwrapped.model
+    microwave = model.joint("microwave").qposadr[0]
+    rewards = []
+    for _ in range(5):
+        env.unwrapped.data.qpos[microwave] = -0.75
+        obs, reward, terminated, _, _ = env.step(np.zeros(9, np.float32))
+        rewards.append(reward)
+        assert abs(obs[22] + 0.75) < 0.3
+        assert not terminated
+    assert rewards == [1, 0, 0, 0, 0]
 
 
 def test_pen_ends_when_it_is_dropped():

@@ -3,6 +3,8 @@
 import io
 import os
 import pickle
+import subprocess
+import sys
 import time
 
 import h5py
@@ -87,6 +89,15 @@ def test_d4rl_terminal_and_timeout_at_once_is_terminal(tmp_path):
     (only,) = load_episodes(write_rows(tmp_path / "a.hdf5", rows))
     assert only.terminated
     assert len(only) == 3
+
+
+def test_d4rl_timeouts_of_which_none_is_marked_are_no_time_outs(tmp_path):
+    rows = counting_rows(6)
+    del rows["next_observations"]
+    for marked, lengths in ([], [2, 2]), ([0, 4], [3]):
+        rows["timeouts"][marked] = True
+        path = write_rows(tmp_path / "a.hdf5", rows)
+        assert [len(e) for e in load_episodes(path, max_episode_steps=3)] == lengths
 
 
 def test_d4rl_without_timeouts_uses_the_time_limit(tmp_path):
@@ -239,13 +250,64 @@ def test_data_outside_the_file_are_refused(tmp_path):
     path = write_rows(tmp_path / "a.hdf5", rows)
     with h5py.File(path, "a") as file:
         file["rewards"] = h5py.ExternalLink("other.hdf5", "rewards")
-    expect_one_line(path, "'rewards'", "another file")
+    expect_one_line(path, "'rewards'", "is a link")
     secret = tmp_path / "secret"
     secret.write_bytes(bytes(12))
     path = write_rows(tmp_path / "b.hdf5", rows)
     with h5py.File(path, "a") as file:
         file.create_dataset("rewards", (3,), np.float32, external=str(secret))
     expect_one_line(path, "'rewards'", "another file")
+
+
+@pytest.mark.parametrize(
+    "name", ["observations", "rewards", "timeouts", "next_observations", "infos/success"]
+)
+def test_a_link_to_a_device_that_never_answers_is_not_followed(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    rows = counting_rows(3)
+    rows.pop(name, None)
+    path = write_rows(tmp_path / "a.hdf5", rows)
+    with h5py.File(path, "a") as file:
+        group, _, link = name.rpartition("/")
+        (file.require_group(group) if group else file)[link] = h5py.ExternalLink("pipe", "x")
+    # In a process of its own: HDF5 waits where no signal reaches it.
+    code = "import sys; from rlzoo.demos import load_episodes; load_episodes(sys.argv[1])"
+    result = subprocess.run([sys.executable, "-c", code, path], timeout=60, capture_output=True, text=True)
+    assert result.stderr.endswith(f"UserError: {path}: key {name!r} is a link, expected the data itself\n")
+
+
+def test_values_that_were_never_written_are_not_read_as_zeros(tmp_path):
+    rows = counting_rows(40)
+    for name in ("observations", "rewards"):
+        path = write_rows(tmp_path / f"{name}.hdf5", {k: v for k, v in rows.items() if k != name})
+        with h5py.File(path, "a") as file:
+            values = rows[name]
+            chunks = (15, *values.shape[1:])
+            file.create_dataset(name, values.shape, values.dtype, chunks=chunks)[:10] = values[:10]
+        expect_one_line(path, f"'{name}'", "1 of its 3 chunks")
+        with h5py.File(path, "a") as file:
+            file[name][:] = values
+        assert len(load_episodes(path)) == 1
+
+
+def test_chunks_far_larger_than_the_data_are_refused(tmp_path):
+    rows = counting_rows(40)
+    rewards = rows.pop("rewards")
+    path = write_rows(tmp_path / "a.hdf5", rows)
+    with h5py.File(path, "a") as file:
+        # Nothing of that size is written here: the rewards do not fill their chunk.
+        file.create_dataset("rewards", data=rewards, maxshape=(None,), chunks=(1 << 25,), compression="gzip")
+    expect_one_line(path, "'rewards'", "40 values in chunks of 33,554,432")
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("next_kind", [np.float16, np.float32, np.float64])
+def test_d4rl_rows_continue_each_other_in_any_precision(tmp_path, kind, next_kind):
+    states = np.random.default_rng(0).normal(scale=100, size=(31, 2))
+    rows = counting_rows(30)
+    rows |= {"observations": states[:-1].astype(kind), "next_observations": states[1:].astype(next_kind)}
+    rows["timeouts"][9] = True
+    assert [len(e) for e in load_episodes(write_rows(tmp_path / "a.hdf5", rows))] == [10, 20]
 
 
 def test_d4rl_round_trip(tmp_path):
@@ -375,6 +437,35 @@ def test_minari_dictionaries_of_observations_need_flatten_obs(tmp_path):
 def test_minari_bad_contents(tmp_path, key, value, parts):
     rows = minari_rows(5) | {f"episode_0/{key}": value}
     expect_one_line(write_rows(tmp_path / "main_data.hdf5", rows), f"episode_0/{key}'", *parts)
+
+
+def test_minari_episodes_that_are_missing_are_named(tmp_path):
+    rows = {
+        key.replace("_0", f"_{index}"): value for index in (0, 1, 3) for key, value in minari_rows(5).items()
+    }
+    path = write_rows(tmp_path / "main_data.hdf5", rows)
+    expect_one_line(path, "'episode_2' is missing", "found 3 episodes, expected 3")
+    with h5py.File(path, "a") as file:
+        file.move("episode_3", "episode_2")
+        file.create_group("episode_notes")
+        file.attrs["total_episodes"] = 10**12
+    expect_one_line(path, "'episode_3' is missing", "found 3 episodes, expected 1,000,000,000,000")
+    with h5py.File(path, "a") as file:
+        file.attrs["total_episodes"] = 3
+    assert len(load_episodes(path)) == 3
+    with h5py.File(path, "a") as file:
+        del file["episode_0"]
+    expect_one_line(path, "'episode_0' is missing")
+
+
+@pytest.mark.parametrize("name", ["observations", "actions"])
+def test_episodes_of_one_file_are_alike(tmp_path, name):
+    rows = minari_rows(5) | {key.replace("_0", "_1"): value for key, value in minari_rows(5).items()}
+    rows[f"episode_1/{name}"] = np.zeros((len(rows[f"episode_1/{name}"]), 3))
+    expect_one_line(write_rows(tmp_path / "main_data.hdf5", rows), f"'episode_1/{name}'", "3]", "2]")
+    records = [adroit_record(3), adroit_record(3) | {name: np.zeros((3, 3))}]
+    (tmp_path / "a.pickle").write_bytes(pickle.dumps(records))
+    expect_one_line(tmp_path / "a.pickle", f"'[1]{name}'", "[3, 3]", ", 2]")
 
 
 def test_folders_and_names_without_a_dataset(tmp_path, monkeypatch):
@@ -580,6 +671,21 @@ def test_the_last_flag_says_whether_an_episode_terminated(tmp_path, flag):
     expect_one_line(path, "[0]terminated", "expected True or False")
     path.write_bytes(pickle.dumps([adroit_record(3) | {"terminated": np.array([False, True, False])}]))
     expect_one_line(path, "[0]terminated", "before the last step")
+    path.write_bytes(pickle.dumps([adroit_record(3) | {"terminated": np.array([False, True])}]))
+    expect_one_line(path, "[0]terminated", "each of the 3 steps")
+
+
+def test_what_follows_a_pickle_is_not_left_unread(tmp_path):
+    path = tmp_path / "a.pickle"
+    path.write_bytes(2 * pickle.dumps([adroit_record(3)]))
+    expect_one_line(path, "is not that of the file")
+
+
+def test_deep_nesting_is_refused_in_those_words(tmp_path):
+    path = tmp_path / "a.pickle"
+    for depth, reason in ((50_000, "nested too deeply"), (1_000_000, "more than 200,000 values are open")):
+        path.write_bytes(b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b".")
+        expect_one_line(path, reason)
 
 
 def test_array_states_that_do_not_fit_are_refused(tmp_path):

@@ -133,6 +133,33 @@ def test_medium_replay_is_the_buffer_of_the_run(
     assert steps - 4 <= sum(map(len, episodes)) <= steps
 
 
+def test_a_replay_that_has_lost_its_beginning_says_so(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["80" if flag == "4000" else flag for flag in FLAGS]
+    assert main(mujoco.BENCHMARK, ["sac", *flags, "--steps", "200", "--runs-dir", str(tmp_path)]) == 0
+    (info,) = tmp_path.rglob("run.json")
+    path = tmp_path / "replay.hdf5"
+    for run, warns in ((run_dir, False), (info.parent, True)):
+        capsys.readouterr()
+        make(monkeypatch, "medium-replay", "--medium", str(run), "--output", str(path))
+        assert ("warning: of the run's 200 steps" in capsys.readouterr().out) == warns
+    assert 0 < sum(map(len, load(path))) < 80
+
+
+@pytest.mark.parametrize(
+    ("task", "env_id"),
+    [
+        ("hopper-medium-v2", "Hopper-v4"),
+        ("ant-medium-v2", None),  # D4RL's has more columns
+        ("pen-human-v1", None),
+        ("Hopper-v5", "Hopper-v5"),
+    ],
+)
+def test_minari_can_make_again_what_is_gymnasiums_alone(task: str, env_id: str | None) -> None:
+    assert make_dataset.gymnasium_id(task) == env_id
+
+
 def test_medium_expert_is_half_of_each_and_written_in_both_formats(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -267,6 +267,15 @@ def test_cqns_atoms_reach_as_far_as_d4rls_experts() -> None:
         assert agent.v_max > expert, name
 
 
+@pytest.mark.parametrize(("kind", "largest"), [("antmaze", 1), ("kitchen", 4), ("maze2d", 100)])
+def test_cqns_atoms_and_margin_tell_small_returns_apart(kind: str, largest: float) -> None:
+    for name in TASKS:
+        if name.startswith(kind):
+            agent = default_experiment(d4rl.BENCHMARK, "cqn", name).agent
+            assert 0.25 <= largest / (agent.v_max - agent.v_min) <= 1
+            assert agent.margin == pytest.approx((agent.v_max - agent.v_min) / 400)
+
+
 def test_a_run_says_so_when_the_data_go_beyond_cqns_atoms(
     hopper_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
