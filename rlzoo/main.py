@@ -55,12 +55,15 @@ def parse_flags(form: Any, **options: Any) -> Any:
 
     Args:
         form: what to fill in, as for `tyro.cli`.
-        options: likewise.
+        options: likewise. In a `description` every line that begins with "python" is shown as a line of its
+            own, an example to copy.
 
     Raises:
         UserError: an unknown flag, with the nearest one, or a value that is none.
     """
     shown = io.StringIO()
+    if "description" in options:  # tyro joins lines that no empty one parts
+        options["description"] = re.sub(r"\n+(?=python )", "\n\n", options["description"])
     try:
         with contextlib.redirect_stderr(shown):
             filled = tyro.cli(form, **options)

@@ -27,7 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from envs import d4rl_env, mujoco_env
 from envs.d4rl_tasks import TASKS, normalized_score
 from envs.rendering import rendering_backend
-from experiments import common, compare, d4rl, quickstart
+from experiments import common, compare, d4rl, evaluate, quickstart
 from experiments.common import Benchmark, default_experiment, main, resume_hint
 from experiments.compare import (
     Run,
@@ -210,6 +210,14 @@ def test_help_shows_the_defaults_of_the_chosen_task() -> None:
     assert "(default: Ant-v5)" in output
     assert "10000" in output[output.index("--warmup-steps") :][:200]
     assert "--agent.target-noise-clip" in output
+
+
+def test_help_shows_each_example_on_a_line_of_its_own() -> None:
+    command = [sys.executable, "experiments/evaluate.py", "--help"]
+    shown = subprocess.run(command, cwd=ROOT, text=True, capture_output=True).stdout.splitlines()
+    examples = [line for line in (evaluate.__doc__ or "").splitlines() if line.startswith("python ")]
+    assert len(examples) > 1
+    assert set(examples) <= set(shown)
 
 
 def test_unknown_flags_are_refused_with_a_suggestion() -> None:
