@@ -54,16 +54,18 @@ def has_key(group: h5py.Group, path: Path, key: str) -> bool:
 
     h5py's own `in` would follow a link into another file, which may be a device that never answers.
     """
-    name, _, rest = key.partition("/")
-    if not group.id.links.exists(name.encode()):
-        return False
-    if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-        place = f"{group.name}/{name}".lstrip("/")
-        raise UserError(f"{path}: key {place!r} is a link, expected the data itself")
-    if not rest:
-        return True
-    child = group[name]
-    return isinstance(child, h5py.Group) and has_key(child, path, rest)
+    names = key.encode().split(b"/")
+    for count in range(1, len(names) + 1):
+        part = b"/".join(names[:count])
+        try:
+            if not group.id.links.exists(part):
+                return False
+        except (KeyError, RuntimeError):  # what it should be part of is no group
+            return False
+        if group.id.links.get_info(part).type != h5py.h5l.TYPE_HARD:
+            place = f"{group.name}/{part.decode()}".lstrip("/")
+            raise UserError(f"{path}: key {place!r} is a link, expected the data itself")
+    return True
 
 
 def get_dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
@@ -73,17 +75,17 @@ def get_dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
     dataset = file[key]
     if isinstance(dataset, h5py.Dataset) and dataset.shape is None:
         raise UserError(f"{path}: key {key!r} is empty, expected an array of numbers")
-    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "biuf":
+    if not isinstance(dataset, h5py.Dataset) or (dtype := dataset.dtype).kind not in "biuf":
         kind = "a group" if isinstance(dataset, h5py.Group) else f"data of type {dataset.dtype}"
         raise UserError(f"{path}: key {key!r} is {kind}, expected an array of numbers")
-    if dataset.is_virtual or dataset.external or dataset.file.filename != file.filename:
+    if dataset.is_virtual or dataset.external:
         raise UserError(f"{path}: key {key!r} refers to another file, expected the data itself")
-    claimed, held = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
+    claimed, held = dataset.size * dtype.itemsize, dataset.id.get_storage_size()
     if claimed > _MOST_COMPRESSION * held + _HARMLESS_BYTES:
         raise UserError(f"{path}: key {key!r} claims {claimed:,} bytes of which {held:,} are in the file")
     if dataset.chunks is not None:
         chunk = math.prod(dataset.chunks)
-        if chunk * dataset.dtype.itemsize > claimed + _HARMLESS_BYTES:
+        if chunk * dtype.itemsize > claimed + _HARMLESS_BYTES:
             raise UserError(f"{path}: key {key!r} has {dataset.size:,} values in chunks of {chunk:,}")
         # A chunk that was never written reads as zeros. (Nothing written at all: an array left at zero.)
         sides = zip(dataset.shape, dataset.chunks, strict=True)

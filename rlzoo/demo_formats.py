@@ -326,7 +326,7 @@ def _minari_observations(
         parts = {
             part: get_dataset(file, path, f"{key}/{part}")[()]
             for part in file[key]
-            if has_key(file[key], path, part) and isinstance(file[key][part], h5py.Dataset)
+            if has_key(file, path, f"{key}/{part}") and isinstance(file[f"{key}/{part}"], h5py.Dataset)
         }
         try:
             states = np.ascontiguousarray(expected.flatten_obs(parts), np.float32)
