@@ -336,9 +336,11 @@ def task_rewards(task: str, episodes: list[Episode]) -> list[Episode]:
     """Recorded episodes with the rewards that the task pays; only kitchen's recorded ones can differ.
 
     D4RL (arXiv 2004.07219) recorded kitchen's demonstrations with a reward of 1 for every finished part in
-    every step, up to 4 a step, while its task pays a part once, in the step that first finishes it. Returns
-    of more than the number of parts give such episodes away. When a part was finished is then read from the
-    recorded positions, as D4RL's task itself does.
+    every step, up to 4 a step (REMOVE_TASKS_WHEN_COMPLETE is False in its generate_kitchen_datasets.py),
+    while its task pays a part once, in the step that first finishes it. Returns of more than the number of
+    parts give such episodes away. When a part was finished is then read from the recorded positions, as
+    D4RL's task itself does; one that is finished from the start, as after a cut at the time limit, pays
+    nothing.
 
     Args:
         task: D4RL's name.

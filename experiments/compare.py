@@ -207,12 +207,13 @@ def tell_apart(runs: Collection[Run]) -> list[Run]:
     labelled = []
     for members in by_agent(runs).values():
         differing, usual = differing_settings(members), usual_values(members)
+        names = setting_names(differing)
         for run in members:
             parts = [run.agent]
             for key, shown in differing.items():
                 value = shown[str(run.settings.get(key))]
                 if usual.get(key) != value:
-                    parts.append(f"{short_name(key)}={value}")
+                    parts.append(f"{names[key]}={value}")
             labelled.append(dataclasses.replace(run, label=" ".join(parts)))
     return labelled
 
@@ -240,16 +241,19 @@ def usual_values(members: Collection[Run]) -> dict[str, str]:
     return usual
 
 
-def short_name(key: str) -> str:
-    """A setting's name without the section that it is in."""
-    return key.rpartition(".")[2]
+def setting_names(keys: Collection[str]) -> dict[str, str]:
+    """Flat names without the sections that they are in, unless that leaves two alike."""
+    short = {key: key.rpartition(".")[2] for key in keys}
+    counts = Counter(short.values())
+    return {key: name if counts[name] == 1 else key for key, name in short.items()}
 
 
 def unnamed_settings(runs: Iterable[Run]) -> list[str]:
     """What labels leave out, a line for each agent and task of which they leave something out."""
     lines = []
     for (task, agent), members in by_agent(runs).items():
-        usual = ", ".join(f"{short_name(key)}={value}" for key, value in usual_values(members).items())
+        names = setting_names(differing_settings(members))
+        usual = ", ".join(f"{names[key]}={value}" for key, value in usual_values(members).items())
         if usual:
             lines.append(f"{agent} on {task}, unless named: {usual}.")
     return lines
@@ -306,8 +310,8 @@ def table(runs: list[Run], minutes: float | None = None) -> str:
         minutes: also what each had reached after so much training.
     """
     optional = {"normalised score": "eval/normalized_score", "success": "eval/success"}
-    shares = {name: tag for name, tag in optional.items() if any(run.curve(tag) for run in runs)}
-    header = ["task", "agent", "seeds", "steps", "final return", "best evaluation", *shares]
+    logged = {name: tag for name, tag in optional.items() if any(run.curve(tag) for run in runs)}
+    header = ["task", "agent", "seeds", "steps", "final return", "best evaluation", *logged]
     header += ["minutes of training"] if any(run.training_s for run in runs) else []
     header += [f"return after {minutes:g} minutes"] if minutes is not None else []
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
@@ -316,7 +320,7 @@ def table(runs: list[Run], minutes: float | None = None) -> str:
         cells.append(lengths(members))
         cells.append(mean_and_spread([run.final("eval/return") for run in members]))
         cells.append(mean_and_spread([max(run.curve("eval/return").values()) for run in members]))
-        for tag in shares.values():
+        for tag in logged.values():
             known = [run.final(tag) for run in members if run.curve(tag)]
             cells.append(mean_and_spread(known) if known else "")
         times = [max(run.training_s.values()) / 60 for run in members if run.training_s]
@@ -336,8 +340,8 @@ def report(runs: list[Run], title: str, minutes: float | None) -> str:
     for line in unnamed_settings(runs):
         lines += [line, ""]
     lines += [
-        "Final return, normalised score and success: means of the last tenth of the evaluations. "
-        "±: standard deviation over seeds.",
+        "Final return, and score and success if any: mean of the last tenth of the evaluations. ±: standard "
+        "deviation over seeds.",
         "",
     ]
     lines += ["## Commands", ""]
@@ -435,7 +439,8 @@ def main(
         name = task.replace("/", "-").replace(":", "-")
         plot(task, [run for run in found if run.task == task], output / f"{name}.png")
     print(table(found, minutes))
-    print(*unnamed_settings(found), sep="\n")
+    for line in unnamed_settings(found):
+        print(line)
     return 0
 
 

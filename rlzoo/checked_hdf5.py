@@ -68,8 +68,11 @@ def has_key(group: h5py.Group, path: Path, key: str) -> bool:
     return True
 
 
-def get_dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
-    """The dataset of numbers under `key`, with its data inside this file and all of it there."""
+def get_dataset(file: h5py.File, path: Path, key: str, *, sparse: bool = False) -> h5py.Dataset:
+    """The dataset of numbers under `key`, with its data inside this file.
+
+    All of them were written, too; with `sparse` zeros, as of flags, may have been left to HDF5.
+    """
     if not has_key(file, path, key):
         raise UserError(f"{path}: key {key!r} is missing, expected an array of numbers")
     dataset = file[key]
@@ -90,8 +93,9 @@ def get_dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
         # A chunk that was never written reads as zeros. (Nothing written at all: an array left at zero.)
         sides = zip(dataset.shape, dataset.chunks, strict=True)
         expected, written = math.prod(-(-size // side) for size, side in sides), dataset.id.get_num_chunks()
-        if 0 < written < expected:
-            raise UserError(f"{path}: key {key!r} has {written:,} of its {expected:,} chunks, expected all")
+        if 0 < written < expected and not sparse:
+            have = f"{written:,} of its {expected:,} chunks"
+            raise UserError(f"{path}: key {key!r} has {have}, expected all, zeros written too")
     return dataset
 
 
@@ -113,7 +117,7 @@ def read_vector(file: h5py.File, path: Path, key: str, rows: int) -> FloatArray:
 
 def read_flags(file: h5py.File, path: Path, key: str, rows: int) -> BoolArray:
     """The flags under `key`, bool [rows]; stored as booleans or as the numbers 0 and 1."""
-    dataset = get_dataset(file, path, key)
+    dataset = get_dataset(file, path, key, sparse=True)
     check_shape(path, key, dataset.shape[:1] if dataset.shape[1:] == (1,) else dataset.shape, (rows,))
     values = dataset[()].reshape(-1)
     numbers = values.view(np.uint8) if values.dtype == np.bool_ else values

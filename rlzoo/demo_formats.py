@@ -161,11 +161,10 @@ def _count_episodes(file: h5py.File, path: Path) -> int:
     found = {int(name.removeprefix("episode_")) for name in file if _EPISODE.fullmatch(name)}
     claimed = np.asarray(file.attrs.get("total_episodes", len(found)))
     count = int(claimed) if claimed.shape == () and claimed.dtype.kind in "iu" else len(found)
-    first_missing = next(index for index in itertools.count() if index not in found)
-    count = max(count, len(found))
-    if first_missing < count:
-        have = f"found {len(found):,} episodes, expected {count:,}"
-        raise UserError(f"{path}: key 'episode_{first_missing}' is missing: {have}")
+    missing = next(index for index in itertools.count() if index not in found)
+    if missing < max(count, len(found)):
+        why = f"there is {max(found)}" if max(found) > missing else f"the file is said to hold {count:,}"
+        raise UserError(f"{path}: key 'episode_{missing}' is missing, expected it as {why}")
     return len(found)
 
 
@@ -261,16 +260,15 @@ def _insert_rows(states: FloatArray, *, after: Array, rows: FloatArray | None = 
 def _marked_ends(file: h5py.File, path: Path, terminals: BoolArray, limit: int | None) -> BoolArray:
     """Where an episode ends, [N]: at terminals, at time-outs, at the end of the file.
 
-    A file in which no time-out is marked (D4RL's -v0 files, FrankaKitchen) ran into the task's time limit
-    instead.
+    A file without `timeouts` (D4RL's -v0 files, FrankaKitchen) ran into the task's time limit instead, and so
+    did one that marks none, not even where its last episode was cut.
     """
-    ends = terminals.copy()
-    ends[-1] = True
-    timeouts = None
+    ends, marked = terminals.copy(), False
     if has_key(file, path, "timeouts"):
-        timeouts = read_flags(file, path, "timeouts", len(terminals))
-        ends |= timeouts
-    if limit is not None and (timeouts is None or not timeouts.any()):
+        ends |= read_flags(file, path, "timeouts", len(terminals))
+        marked = bool(ends[-1] or (ends & ~terminals).any())
+    ends[-1] = True
+    if limit is not None and not marked:
         last = np.flatnonzero(ends)
         first = np.append(0, last[:-1] + 1)
         for begin, end in zip(first.tolist(), last.tolist(), strict=True):
@@ -290,12 +288,14 @@ def _next_of_ends(
     Only those rows are kept: the others repeat `states`. `kinds`: the types that both are stored in.
     """
     tails = []
-    # Half precision on either side tells no more than that.
-    tolerance = max(1e-5, *(2 * np.finfo(kind).eps for kind in kinds if kind.kind == "f"))
+    # Where one side is stored in half precision, the other is compared as rounded likewise.
+    halved = any(kind.kind == "f" and kind.itemsize == 2 for kind in kinds)
+    compared = np.float16 if halved else np.float32
     for begin, end in blocks(dataset):
         block = read_block(dataset, path, begin, end)
-        follows = states[begin + 1 : end + 1]
-        gap = np.abs(block[: len(follows)] - follows) > tolerance * (1 + np.abs(follows))
+        follows = states[begin + 1 : end + 1].astype(compared).astype(np.float32)
+        found = block[: len(follows)].astype(compared).astype(np.float32)
+        gap = np.abs(found - follows) > 1e-5 * (1 + np.abs(follows))
         ends[begin : begin + len(follows)] |= gap.any(axis=1)
         tails.append(block[ends[begin:end]])
     return np.concatenate(tails)
@@ -310,7 +310,8 @@ def _find_success(file: h5py.File, path: Path, steps: int, prefix: str = "") -> 
         key = f"{prefix}infos/{name}"
         if has_key(file, path, key):
             # Minari records the info of the reset as well, before the first step's.
-            with_reset = prefix and get_dataset(file, path, key).shape[:1] == (steps + 1,)
+            rows = get_dataset(file, path, key, sparse=True).shape[:1]
+            with_reset = prefix and rows == (steps + 1,)
             return read_flags(file, path, key, steps + 1 if with_reset else steps)[-steps:]
     return None
 

@@ -62,7 +62,7 @@ def parse_flags(form: Any, **options: Any) -> Any:
         UserError: an unknown flag, with the nearest one, or a value that is none.
     """
     shown = io.StringIO()
-    if "description" in options:  # tyro joins lines that no empty one parts
+    if options.get("description"):  # tyro joins lines that no empty one parts
         options["description"] = re.sub(r"\n+(?=python )", "\n\n", options["description"])
     try:
         with contextlib.redirect_stderr(shown):

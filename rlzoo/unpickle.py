@@ -120,7 +120,7 @@ def _check_opcodes(data: bytes) -> None:
         if len(stack.entries) > _MOST_OPEN:
             raise pickle.UnpicklingError(f"at byte {start} more than {_MOST_OPEN:,} values are open")
         if opcode.name == "STOP":
-            if position < len(data):
+            if data[position:].strip():  # a line break does no harm
                 raise pickle.UnpicklingError(f"its end, at byte {start}, is not that of the file")
             return
     raise pickle.UnpicklingError("the pickle is truncated")

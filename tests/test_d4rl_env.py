@@ -321,7 +321,7 @@ def test_kitchen_s_recorded_rewards_become_the_task_s(task):
     (made,) = task_rewards(task, [recorded])
     assert made.reward.tolist() == [0, 1, 0, 0, 1, 1, 0]
     assert made.obs is recorded.obs
-    # A part that was finished before the recording began pays nothing, nor one that is finished again.
+    # A part that is finished from the start pays nothing, nor one that is finished again.
     again = kitchen_episode(task, {-1: "kettle", 3: "microwave"}, [1] * 7)
     again.obs["state"][5, 22] = 0
     (made,) = task_rewards(task, [again])

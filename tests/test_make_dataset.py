@@ -143,7 +143,7 @@ def test_a_replay_that_has_lost_its_beginning_says_so(
     for run, warns in ((run_dir, False), (info.parent, True)):
         capsys.readouterr()
         make(monkeypatch, "medium-replay", "--medium", str(run), "--output", str(path))
-        assert ("warning: of the run's 200 steps" in capsys.readouterr().out) == warns
+        assert ("warning: of the run's" in capsys.readouterr().out) == warns
     assert 0 < sum(map(len, load(path))) < 80
 
 

@@ -646,6 +646,9 @@ def test_compare_names_once_what_most_experiments_share() -> None:
             "arsq on task, unless named: bins=7, data=a.",
         ]
     assert labels((5, "a", 1), (6, "b", 1), (7, "c", 1))[:2] == ["arsq bins=5 data=a", "arsq bins=6 data=b"]
+    rates = [{"agent.lr": agent, "train.lr": train} for agent, train in ((1, 1), (2, 1), (1, 2))]
+    alike = tell_apart([Run("s", "task", "sac", "sac", 1, {}, rate, {}, {}) for rate in rates])
+    assert [run.label for run in alike] == ["sac", "sac agent.lr=2", "sac train.lr=2"]
 
 
 def test_compare_tells_how_often_runs_succeeded() -> None:
