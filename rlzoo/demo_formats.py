@@ -293,12 +293,16 @@ def _next_of_ends(
     compared = np.float16 if halved else np.float32
     for begin, end in blocks(dataset):
         block = read_block(dataset, path, begin, end)
-        follows = states[begin + 1 : end + 1].astype(compared).astype(np.float32)
-        found = block[: len(follows)].astype(compared).astype(np.float32)
-        gap = np.abs(found - follows) > 1e-5 * (1 + np.abs(follows))
+        follows = _rounded(states[begin + 1 : end + 1], compared)
+        gap = np.abs(_rounded(block[: len(follows)], compared) - follows) > 1e-5 * (1 + np.abs(follows))
         ends[begin : begin + len(follows)] |= gap.any(axis=1)
         tails.append(block[ends[begin:end]])
     return np.concatenate(tails)
+
+
+def _rounded(values: FloatArray, kind: type[np.floating[Any]]) -> FloatArray:
+    """`values` as they are after being stored as `kind`; without a copy where that is what they are."""
+    return values.astype(kind, copy=False).astype(np.float32, copy=False)
 
 
 # --- checks and parts --------------------------------------------------------------------------------------
