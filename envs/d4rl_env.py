@@ -329,7 +329,7 @@ def flatten_obs(task: str) -> Callable[[Mapping[str, Array]], Array] | None:
     None where they need nothing, and for the mazes, whose Minari datasets are in another frame.
     """
     row = find(task)
-    return _kitchen_flatten(row) if row.family.name == "kitchen" else None
+    return _kitchen_flatten(row) if row.family is KITCHEN else None
 
 
 def task_rewards(task: str, episodes: list[Episode]) -> list[Episode]:

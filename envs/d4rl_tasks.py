@@ -35,13 +35,15 @@ class Family:
     differences: str
 
 
+# Random returns: `make_dataset.py random --task hopper-random-v2 --steps 5000` (228 episodes) and
+# `--task ant-random-v2 --steps 60000` (383), each with `--output FILE`, on MuJoCo 3.
 LOCOMOTION = Family(
     "locomotion",
     "D4RL ran Gym's -v2 tasks on MuJoCo 2.0 through mujoco-py; these are Gymnasium's -v4 tasks (the same "
     "rewards, observations and terminations) on today's MuJoCo, whose contacts and integrator differ "
     "slightly. Ant's 84 contact-force columns are all zero in D4RL's -v2 files and are appended as zeros; "
-    "whether they are zero in the -v0 and -v1 files is not known. Random actions return what D4RL says with "
-    "halfcheetah and walker2d, but 19 with hopper (D4RL: -20) and -39 with ant (D4RL: -326).",
+    "whether they are zero in the -v0 and -v1 files is not known. Random actions return about what D4RL says "
+    "with halfcheetah and walker2d, but 19 with hopper (D4RL: -20) and -57 with ant (D4RL: -326).",
 )
 ADROIT = Family(
     "adroit",

@@ -206,8 +206,8 @@ def tell_apart(runs: Collection[Run]) -> list[Run]:
     """
     labelled = []
     for members in by_agent(runs).values():
-        differing, usual = differing_settings(members), usual_values(members)
-        names = setting_names(differing)
+        differing = differing_settings(members)
+        usual, names = usual_values(members, differing), setting_names(differing)
         for run in members:
             parts = [run.agent]
             for key, shown in differing.items():
@@ -226,10 +226,9 @@ def differing_settings(members: Collection[Run]) -> dict[str, dict[str, str]]:
     return {key: shortest_names(each) for key, each in values.items() if len(set(each)) > 1}
 
 
-def usual_values(members: Collection[Run]) -> dict[str, str]:
+def usual_values(members: Collection[Run], differing: dict[str, dict[str, str]]) -> dict[str, str]:
     """Of the settings in which runs of one agent on one task differ, as shown: the values that more than half
     of their experiments share. The seeds of an experiment count once, so that one more changes no label."""
-    differing = differing_settings(members)
     experiments = {
         tuple(shown[str(run.settings.get(key))] for key, shown in differing.items()) for run in members
     }
@@ -252,10 +251,11 @@ def unnamed_settings(runs: Iterable[Run]) -> list[str]:
     """What labels leave out, a line for each agent and task of which they leave something out."""
     lines = []
     for (task, agent), members in by_agent(runs).items():
-        names = setting_names(differing_settings(members))
-        usual = ", ".join(f"{names[key]}={value}" for key, value in usual_values(members).items())
+        differing = differing_settings(members)
+        names, usual = setting_names(differing), usual_values(members, differing)
         if usual:
-            lines.append(f"{agent} on {task}, unless named: {usual}.")
+            shown = ", ".join(f"{names[key]}={value}" for key, value in usual.items())
+            lines.append(f"{agent} on {task}, unless named: {shown}.")
     return lines
 
 

@@ -39,7 +39,7 @@ def _load(task: str, given: str | None, copies: VectorTask) -> list[Episode]:
     )
     recorded, episodes = episodes, d4rl_env.task_rewards(task, episodes)
     if episodes is not recorded:
-        print("rewards were recorded for every finished part in every step; the task pays each once: made so")
+        print("rewards: recorded for every finished part in every step, now once for each, as the task pays")
     # So are the human demonstrations of door: 18 of 25 never solve the task, one does so too late.
     longer = sum(len(episode) > limit for episode in episodes)
     if longer:

@@ -116,8 +116,7 @@ def read_d4rl(file: h5py.File, path: Path, expected: Expected) -> list[Episode]:
         last = np.flatnonzero(ends)
         states = _insert_rows(states, after=last[terminals[last]])
     else:
-        kinds = (observations.dtype, next_rows.dtype)
-        tails = _next_of_ends(next_rows, path, states, ends, kinds)
+        tails = _next_of_ends(next_rows, path, states, ends, observations.dtype)
         states = _insert_rows(states, after=np.flatnonzero(ends), rows=tails)
     # Only now, when the states are no longer in memory twice.
     actions = read_matrix(action_rows, path)
@@ -281,15 +280,15 @@ def _next_of_ends(
     path: Path,
     states: FloatArray,
     ends: BoolArray,
-    kinds: tuple[np.dtype[Any], np.dtype[Any]],
+    states_dtype: np.dtype[Any],
 ) -> FloatArray:
     """The next observations of the last steps, [k, S]. Sets `ends` where a row is not followed by its next.
 
-    Only those rows are kept: the others repeat `states`. `kinds`: the types that both are stored in.
+    Only those rows are kept: the others repeat `states`. `states_dtype`: what `states` are stored as.
     """
     tails = []
     # Where one side is stored in half precision, the other is compared as rounded likewise.
-    halved = any(kind.kind == "f" and kind.itemsize == 2 for kind in kinds)
+    halved = any(dtype.kind == "f" and dtype.itemsize == 2 for dtype in (states_dtype, dataset.dtype))
     compared = np.float16 if halved else np.float32
     for begin, end in blocks(dataset):
         block = read_block(dataset, path, begin, end)

@@ -1,6 +1,7 @@
 """D4RL's tasks: the table, the environments against D4RL's facts, finding and downloading datasets."""
 
 import http.server
+import os
 import subprocess
 import sys
 import threading
@@ -490,7 +491,8 @@ def test_failed_downloads_leave_nothing_and_name_every_way(cache, server, monkey
         find_dataset("hopper-medium-v2")
     message = str(caught.value)
     assert reason in message
-    for way in ("--dataset FILE", str(cache), path, "mujoco/hopper/medium-v0", "make_dataset.py"):
+    folders = (str(cache), os.environ["D4RL_DATASET_DIR"])
+    for way in ("--dataset FILE", *folders, path, "mujoco/hopper/medium-v0", "make_dataset.py"):
         assert way in message
     assert "\n" not in message
     assert not cache.exists() or list(cache.iterdir()) == []

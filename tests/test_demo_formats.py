@@ -172,6 +172,11 @@ def test_d4rl_success_is_that_of_any_step(tmp_path, name):
     assert (first.success, second.success) == (False, True)
 
 
+def test_d4rl_success_that_is_no_row_of_flags_is_named(tmp_path):
+    rows = counting_rows(3) | {"infos/success": np.bool_(True)}
+    expect_one_line(write_rows(tmp_path / "a.hdf5", rows), "'infos/success'", "[3]")
+
+
 def test_actions_are_mapped_from_the_bounds_and_clipped(tmp_path):
     rows = counting_rows(3)
     rows["actions"] = np.array([[0.0, -2.0], [1.0, 0.0], [5.0, 3.0]])
@@ -301,7 +306,7 @@ def test_chunks_far_larger_than_the_data_are_refused(tmp_path):
     rewards = rows.pop("rewards")
     path = write_rows(tmp_path / "a.hdf5", rows)
     with h5py.File(path, "a") as file:
-        # Nothing of that size is written here: the rewards do not fill their chunk.
+        # A chunk is read whole: this one is 128 MiB, though zeros compress to almost nothing.
         file.create_dataset("rewards", data=rewards, maxshape=(None,), chunks=(1 << 25,), compression="gzip")
     expect_one_line(path, "'rewards'", "40 values in chunks of 33,554,432")
 
@@ -480,6 +485,7 @@ def test_episodes_of_one_file_are_alike(tmp_path, name):
 def test_folders_and_names_without_a_dataset(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     expect_one_line(tmp_path, "folder without main_data.hdf5")
+    expect_one_line("x" * 300, "no such file")  # longer than a file system takes
     expect_one_line(tmp_path / "nothing.hdf5", "no such file")
     expect_one_line("D4RL/door/human-v2", str(tmp_path / "minari"))
     assert not (tmp_path / "minari").exists()

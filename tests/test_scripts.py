@@ -352,6 +352,26 @@ def test_demonstrations_that_take_longer_than_the_task_allows_are_named(
     assert "1 of the 2 episodes are longer than the 200 steps that door-human-v1 gives" in load(200, 201)
 
 
+def test_kitchens_recorded_rewards_become_the_tasks_when_they_are_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D4RL's files count finished parts in every step; where each was paid once already nothing changes."""
+    copies = SimpleNamespace(spaces=Spaces(state_dim=60, action_dim=9))
+    states = np.zeros((7, 60), np.float32)
+    states[3:, 22] = -0.75  # the microwave is open from step 2 on
+    actions, path = np.zeros((6, 9), np.float32), str(tmp_path / "kitchen.hdf5")
+
+    def load(*rewards: float) -> tuple[list[float], str]:
+        write_d4rl(path, [Episode({"state": states}, actions, np.float32(rewards), terminated=True)], {})
+        (found,) = d4rl.BENCHMARK.load_data("kitchen-complete-v0", path, copies)
+        return found.reward.tolist(), capsys.readouterr().out
+
+    rewards, said = load(0, 0, 1, 1, 2, 2)
+    assert rewards == [0, 0, 1, 0, 0, 0]
+    assert said.startswith("rewards: recorded for every finished part in every step")
+    assert load(0, 0, 1, 0, 1, 0) == ([0, 0, 1, 0, 1, 0], "")
+
+
 def test_few_human_door_demonstrations_succeed_in_the_tasks_time(capsys: pytest.CaptureFixture[str]) -> None:
     """What results/README.md explains the success rates on door by."""
     copies = SimpleNamespace(spaces=Spaces(state_dim=39, action_dim=28))
