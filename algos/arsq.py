@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from algos.binning import Binning
 from rlzoo.agent import Agent, Update, check_not_negative, check_positive, check_rate
-from rlzoo.encoder import ObservationEncoder, Projection, augment, behind
+from rlzoo.encoder import ObservationEncoder, Projection, augment, with_projection
 from rlzoo.errors import UserError
 from rlzoo.networks import ACTIVATIONS, Activation, EnsembleMLP, adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
@@ -403,7 +403,7 @@ class ARSQ(Agent):
         self.config = config
         self.encoder = ObservationEncoder(spaces, config.encoder_channels, config.feature_dim)
         size, project = self.encoder.projected_dim, self.encoder.projection
-        self.value = behind(project(ensemble=2), value_network(size, config, ensemble=2))
+        self.value = with_projection(project(ensemble=2), value_network(size, config, ensemble=2))
         self.advantage = AdvantageNetwork(
             size, spaces.action_dim, config, ensemble=2, projection=project(ensemble=2)
         )

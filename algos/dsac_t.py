@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rlzoo.agent import Agent, Update, check_finite, check_ordered, check_positive, check_rate
 from rlzoo.distributions import GaussianPolicy
-from rlzoo.encoder import ObservationEncoder, augment, behind
+from rlzoo.encoder import ObservationEncoder, augment, with_projection
 from rlzoo.networks import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
 
@@ -105,7 +105,7 @@ class DSACT(Agent):
         size, project = self.encoder.projected_dim, self.encoder.projection
         sizes = [size + spaces.action_dim, *config.hidden, 2]  # out: mean, raw std
         critic = EnsembleMLP(sizes, ensemble=self.num_critics, activation=config.activation)
-        self.critic = behind(project(ensemble=self.num_critics), critic)
+        self.critic = with_projection(project(ensemble=self.num_critics), critic)
         self.policy = GaussianPolicy(
             size, spaces.action_dim, config.hidden, config.activation, config.log_std_range, project()
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rlzoo.agent import Agent, Update, check_finite, check_ordered, check_positive, check_rate
 from rlzoo.distributions import GaussianPolicy
-from rlzoo.encoder import ObservationEncoder, augment, behind
+from rlzoo.encoder import ObservationEncoder, augment, with_projection
 from rlzoo.networks import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
 
@@ -70,7 +70,7 @@ class SAC(Agent):
         size, project = self.encoder.projected_dim, self.encoder.projection
         sizes = [size + spaces.action_dim, *config.hidden, 1]
         critic = EnsembleMLP(sizes, ensemble=2, activation=config.activation)
-        self.critic = behind(project(ensemble=2), critic)
+        self.critic = with_projection(project(ensemble=2), critic)
         self.policy = GaussianPolicy(
             size, spaces.action_dim, config.hidden, config.activation, config.log_std_range, project()
         )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rlzoo.agent import Agent, Update, check_not_negative, check_positive, check_rate
-from rlzoo.encoder import ObservationEncoder, augment, behind
+from rlzoo.encoder import ObservationEncoder, augment, with_projection
 from rlzoo.errors import UserError
 from rlzoo.networks import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
@@ -68,8 +68,8 @@ class TD3(Agent):
         critic_sizes = [size + spaces.action_dim, *config.hidden, 1]
         policy_sizes = [size, *config.hidden, spaces.action_dim]
         critic = EnsembleMLP(critic_sizes, ensemble=2, activation=config.activation)
-        self.critic = behind(project(ensemble=2), critic)
-        self.policy = behind(project(), EnsembleMLP(policy_sizes, activation=config.activation))
+        self.critic = with_projection(project(ensemble=2), critic)
+        self.policy = with_projection(project(), EnsembleMLP(policy_sizes, activation=config.activation))
         self.target_critic = frozen_copy(self.critic)
         self.target_policy = frozen_copy(self.policy)
         self.to(device)

@@ -23,7 +23,7 @@ from gymnasium.spaces import Box
 
 from envs.d4rl_tasks import KITCHEN, D4RLTask, find
 from envs.gym_env import Environment, GymVectorTask
-from envs.rendering import import_mujoco
+from envs.rendering import import_mujoco, rendering_backend, use_backend
 from rlzoo.errors import UserError
 from rlzoo.types import Array, Episode, FloatArray
 
@@ -48,22 +48,32 @@ def make(task: str, num_envs: int, *, processes: bool = False, render: bool = Fa
         task: D4RL's name, "hopper-medium-v2".
         num_envs: N.
         processes: whether every copy runs in a process of its own.
-        render: whether `render` is to work.
+        render: whether `render`, which draws the first copy, is to work.
 
     Raises:
-        UserError: there is no task of that name; the message has the nearest ones.
+        UserError: there is no task of that name (the message has the nearest ones), or nothing here can draw
+            frames.
     """
     find(task)
-    return GymVectorTask(task, [partial(make_env, task, render=render)] * num_envs, processes=processes)
+    backend = rendering_backend() if render else None
+    make_envs = [partial(make_env, task, render=render and i == 0, backend=backend) for i in range(num_envs)]
+    return GymVectorTask(task, make_envs, processes=processes)
 
 
-def make_env(task: str, *, render: bool = False) -> Environment:
+def make_env(task: str, *, render: bool = False, backend: str | None = None) -> Environment:
     """One environment of a D4RL task: observations [S] and actions [A] in [-1, 1] as in its dataset.
+
+    Args:
+        task: D4RL's name.
+        render: whether it draws frames (render mode "rgb_array").
+        backend: what draws them, from `rendering_backend`; a worker process does not inherit the choice.
 
     Raises:
         UserError: there is no task of that name; the message has the nearest ones.
     """
     row = find(task)
+    if backend is not None:
+        use_backend(backend)
     import_mujoco()
     build: Callable[..., Environment] = {
         "locomotion": _make_locomotion,

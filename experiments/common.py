@@ -288,7 +288,8 @@ def run(
         )
         if resume is None:
             stack.enter_context(lock_run(run_dir))
-        _warn_of_idle_settings(experiment)
+        if resume is None:
+            _warn_of_idle_settings(experiment, default_experiment(benchmark, name, experiment.task), trainer)
         _train(benchmark, name, experiment, trainer, run_dir, stop, resumed=resume is not None)
     return stop.exit_code, run_dir
 
@@ -314,7 +315,15 @@ def _build(
     torch.manual_seed(experiment.seed)
     agent = AGENTS[name].make(task.spaces, experiment.agent, device)
     saved = None if checkpoint is None else checkpoint["trainer"]
-    buffers = make_buffers(task.spaces, data, config, device=device, seed=experiment.seed, saved=saved)
+    buffers = make_buffers(
+        task.spaces,
+        data,
+        config,
+        device=device,
+        seed=experiment.seed,
+        grows=not experiment.data.offline,
+        saved=saved,
+    )
     trainer = Trainer(
         agent,
         task,
@@ -431,13 +440,31 @@ def _check_imitation(experiment: Experiment[Any, Any], data: Data, *, resumed: b
         )
 
 
-def _warn_of_idle_settings(experiment: Experiment[Any, Any]) -> None:
-    """Say so if a setting was given that does nothing beside another."""
+# What is about recorded data alone.
+DATA_SETTINGS = {f"data.{field.name}" for field in dataclasses.fields(DataConfig)}
+DATA_SETTINGS |= {"train.demo_fraction", "train.join_capacity"}
+
+
+def _warn_of_idle_settings(
+    experiment: Experiment[Any, Any], default: Experiment[Any, Any], trainer: Trainer
+) -> None:
+    """Say so if a setting was given, other than the default, that has no effect beside the others."""
+    if trainer.demos is None:
+        given, preset = flatten_config(plain(experiment)), flatten_config(plain(default))
+        for key in sorted(DATA_SETTINGS & given.keys()):
+            if given[key] != preset.get(key):
+                print(f"warning: {_flag(key)} has no effect without recorded data")
+    config = trainer.config
+    if trainer.demo_rows == config.batch_size and trainer.joined is None and config.steps:
+        print(
+            f"warning: at --demo-fraction {config.demo_fraction:g} every batch is of demonstrations alone: "
+            "--offline learns the same without the environment steps"
+        )
     agent = experiment.agent
     if isinstance(agent, ARSQConfig) and agent.advantage_tau is not None and agent.act_with == "online":
-        print("warning: --agent.advantage-tau does nothing but with --agent.act-with target")
+        print("warning: --agent.advantage-tau has no effect without --agent.act-with target")
     if isinstance(agent, BCConfig) and agent.greedy == "median" and agent.policy == "gaussian":
-        print("warning: --agent.greedy does nothing but with --agent.policy arsq")
+        print("warning: --agent.greedy has no effect without --agent.policy arsq")
 
 
 def _warn_of_returns(experiment: Experiment[Any, Any], episodes: Sequence[Episode]) -> None:

@@ -46,7 +46,7 @@ from rlzoo.train import TrainConfig
 # Settings that make a run longer, faster or better documented, but no other experiment.
 INCIDENTAL = {"script", "seed", "device", "threads", "video", "runs_dir"}
 INCIDENTAL |= {"train.steps", "train.processes", "train.capture", "train.eval_every", "train.eval_episodes"}
-INCIDENTAL |= {"train.log_every", "train.checkpoint_every", "train.buffer_capacity"}
+INCIDENTAL |= {"train.log_every", "train.checkpoint_every"}
 # What this script writes, and reads back.
 CURVES_FILE, RUNS_FILE = "curves.csv", "runs.json"
 TIME_TAG = "time/training_s"

@@ -40,9 +40,8 @@ def _load(task: str, given: str | None, copies: VectorTask) -> list[Episode]:
     recorded, episodes = episodes, d4rl_env.task_rewards(task, episodes)
     if episodes is not recorded:
         print("rewards: recorded for every finished part in every step, now once for each, as the task pays")
-    # So are the human demonstrations of door: 18 of 25 never solve the task, one does so too late.
     longer = sum(len(episode) > limit for episode in episodes)
-    if longer:
+    if longer:  # as the human demonstrations of door are: 18 of 25 never solve the task, one does so too late
         print(
             f"warning: {longer} of the {len(episodes)} episodes are longer than the {limit} steps that "
             f"{task} gives an agent, which may be too few for what they show"
@@ -61,7 +60,8 @@ def _score(task: str) -> Callable[[float], float]:
 
 def _remark(task: str) -> str:
     family = d4rl_tasks.find(task).family
-    return f"compare with published scores with care ({family.name}): {family.differences}"
+    first, _, _ = family.differences.partition(". ")
+    return f"compare with published scores with care: {first}. More: {family.name} in envs/d4rl_tasks.py"
 
 
 BENCHMARK = Benchmark(

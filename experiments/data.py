@@ -13,7 +13,7 @@ from rlzoo.demos import observation_statistics, select_episodes, summary
 from rlzoo.errors import UserError
 from rlzoo.normalize import ActionScaling, ObservationScaling, Scaling
 from rlzoo.replay import ReplayBuffer
-from rlzoo.train import TrainConfig
+from rlzoo.train import BUFFERS, TrainConfig, derived_seed
 from rlzoo.types import Episode, FloatArray, Spaces
 
 
@@ -125,11 +125,13 @@ def make_buffers(
     *,
     device: torch.device,
     seed: int,
+    grows: bool,
     saved: Mapping[str, Any] | None,
 ) -> Buffers:
     """The replay buffer, and those of the demonstrations if there are any, filled with the data.
 
     Args:
+        grows: whether steps of the agent's own are to be added, which need `config.buffer_capacity` rows.
         saved: a trainer's state, whose buffers are then made in the sizes they had, to be loaded.
     """
 
@@ -142,10 +144,10 @@ def make_buffers(
             discount=config.discount,
             n_step=config.n_step,
             is_demo=offset > 0,
-            seed=seed + offset,
+            seed=derived_seed(seed, BUFFERS, offset),
         )
 
-    rows = _rows(spaces, data, config) if saved is None else _saved_rows(saved)
+    rows = _rows(spaces, data, config, grows=grows) if saved is None else _saved_rows(saved)
     buffers = Buffers(
         make(rows["replay"], config.num_envs, 0),
         make(rows["demos"], 1, 1) if rows["demos"] else None,
@@ -158,17 +160,16 @@ def make_buffers(
     return buffers
 
 
-def _rows(spaces: Spaces, data: Data, config: TrainConfig) -> dict[str, int]:
+def _rows(spaces: Spaces, data: Data, config: TrainConfig, *, grows: bool) -> dict[str, int]:
     """Rows per lane of each buffer, 0 for none."""
+    least = config.n_step + spaces.frame_stack + 1
+    own = config.buffer_capacity if grows else least * config.num_envs
     # Lanes are filled as evenly as whole episodes allow: each may need up to one episode more than its share.
     longest = max((len(episode) + 1 for episode in data.replay), default=0)
-    replay = config.buffer_capacity + rows_of(data.replay) + longest * config.num_envs
-    if not data.demos:
-        return {"replay": replay // config.num_envs, "demos": 0, "joined": 0}
     return {
-        "replay": replay // config.num_envs,
-        "demos": max(rows_of(data.demos), config.n_step + spaces.frame_stack + 1),
-        "joined": config.join_capacity,
+        "replay": (own + rows_of(data.replay) + longest * config.num_envs) // config.num_envs,
+        "demos": max(rows_of(data.demos), least) if data.demos else 0,
+        "joined": config.join_capacity if data.demos else 0,
     }
 
 

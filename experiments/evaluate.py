@@ -56,9 +56,9 @@ class Settings:
     episodes: int = 50
     """Whole episodes to play, side by side."""
     sampled: bool = False
-    """Sample the actions, as the agent explores; else its best ones, as evaluations do."""
+    """Sample the actions, as the agent explores; else they are deterministic, as in evaluations."""
     greedy: Literal["mode", "median"] | None = None
-    """Which action of an auto-regressive policy counts as its best; None: what the run says."""
+    """The deterministic action of an auto-regressive policy; None: what the run says."""
     seed: int = 1
     """Decides how the episodes start, and what is sampled."""
     device: str = "cpu"
@@ -104,7 +104,7 @@ def benchmark_of(run_dir: Path) -> Benchmark:
 
 
 def greedy_rule(checkpoint: Mapping[str, Any]) -> str | None:
-    """Which action of an auto-regressive policy counts as its best; None: the policy has no codes."""
+    """The deterministic action of an auto-regressive policy; None: the policy has no codes."""
     config = checkpoint.get("agent_config", {})
     known = {field.name for field in dataclasses.fields(AGENTS[checkpoint["agent_name"]].config)}
     if "greedy" not in known or config.get("policy", "arsq") != "arsq":
@@ -113,7 +113,7 @@ def greedy_rule(checkpoint: Mapping[str, Any]) -> str | None:
 
 
 def with_greedy(checkpoint: dict[str, Any], greedy: str) -> dict[str, Any]:
-    """The checkpoint with another rule for the agent's best action.
+    """The checkpoint with another rule for the agent's deterministic action.
 
     Raises:
         UserError: its policy is not auto-regressive.
@@ -154,8 +154,7 @@ def play(settings: Settings) -> tuple[Evaluation, Table, float]:
         )
         frames_per_second = getattr(task, "render_fps", 30.0)
     table = summary(result, benchmark.normalized_score(experiment.task))
-    best = "median" if greedy_rule(checkpoint) == "median" else "most likely"
-    how = "sampled" if settings.sampled else best
+    how = "sampled" if settings.sampled else greedy_rule(checkpoint) or "deterministic"
     table.title = f"{name} on {experiment.task}, {settings.checkpoint} checkpoint"
     table.caption = f"episodes: {settings.episodes}, actions: {how}"
     return result, table, frames_per_second

@@ -36,6 +36,7 @@ from experiments.common import MAX_SEED
 from experiments.trained import Policy, load_policy, read_run
 from rlzoo.demo_writers import check_minari_name, write_d4rl, write_minari
 from rlzoo.demos import summary
+from rlzoo.episodes import EpisodeTracker
 from rlzoo.errors import UserError
 from rlzoo.files import check_writable
 from rlzoo.main import parse_flags, resolve_device, run_main
@@ -86,6 +87,12 @@ class Settings:
         missing = [f"--{name}" for name in needs if not getattr(self, name)]
         if missing:
             raise UserError(f"{self.kind} needs {' and '.join(missing)}")
+        uses = {*needs, "expert"} if self.kind == "medium" else set(needs)
+        idle = [name for name in ("datasets", "expert", "medium") if getattr(self, name) and name not in uses]
+        if idle:
+            raise UserError(f"{self.kind} has no use for {' and '.join(f'--{name}' for name in idle)}")
+        if self.noise is not None and self.kind in special:
+            raise UserError(f"{self.kind} has no use for --noise: no policy acts")
         if self.output is None and self.minari is None:
             raise UserError("nothing to write: give --output FILE, --minari NAME or both")
         if self.steps < 1 or self.num_envs < 1:
@@ -110,25 +117,24 @@ def roll_out(task: GymVectorTask, policy: Policy, *, steps: int, seed: int) -> l
     """
     lanes = task.num_envs
     obs = task.reset(seed)
+    tracker = EpisodeTracker(lanes)
     open_episodes: list[list[tuple[Array, FloatArray, np.float32]]] = [[] for _ in range(lanes)]
     episodes: list[Episode] = []
-    recorded, stopped, ended = 0, np.zeros(lanes, np.bool_), np.zeros(lanes, np.bool_)
-    success = np.full(lanes, np.nan, np.float32)
+    recorded, stopped = 0, np.zeros(lanes, np.bool_)
     while not stopped.all():
         action = policy(obs)
         task.send(action)
         step = task.receive()
-        resets, ended = ended, (step.terminated | step.truncated) & ~ended
-        # A task once solved counts as solved, also where the episode goes on.
-        success = np.where(resets, np.float32(np.nan), np.fmax(success, step.success))
-        for lane in np.flatnonzero(~resets & ~stopped):
+        finished = {episode.lane: episode for episode in tracker.update(step)}
+        for lane in np.flatnonzero(~tracker.begins & ~stopped):
             rows = open_episodes[lane]
             rows.append((obs["state"][lane].copy(), action[lane].copy(), step.reward[lane]))
             recorded += 1
-            if ended[lane]:
+            if lane in finished:
                 states, actions, rewards = zip(*rows, strict=True)
                 states = np.stack([*states, step.obs["state"][lane]])
-                solved = None if np.isnan(success[lane]) else bool(success[lane])
+                success = finished[lane].success
+                solved = None if np.isnan(success) else bool(success)
                 episodes.append(
                     Episode({"state": states}, np.stack(actions), np.array(rewards, np.float32),
                             bool(step.terminated[lane]), solved)
@@ -240,7 +246,7 @@ def compare_with_expert(settings: Settings, episodes: list[Episode]) -> str | No
     """Medium data's share of the expert's return, which D4RL has at a third; None where it means nothing."""
     if settings.kind != "medium" or settings.expert is None:
         return None
-    expert = read_run(settings.expert, CHECKPOINT)["trainer"]["counters"]["best_return"]
+    expert = read_run(settings.expert, BEST_POLICY).get("return", np.nan)
     if not 0 < expert < np.inf:
         return None
     share = float(np.mean([episode.episode_return for episode in episodes])) / expert

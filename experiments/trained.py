@@ -75,7 +75,7 @@ def load_policy(
     scaling = Scaling.of_checkpoint(checkpoint)
 
     def act(obs: dict[str, Array]) -> FloatArray:
-        action = policy_action(agent, scaling.seen(obs), device, deterministic=noise is not None)
+        action = policy_action(agent, scaling.scale_obs(obs), device, deterministic=noise is not None)
         action = scaling.to_task(action)
         if noise:
             action = action + noise * torch.randn(action.shape).numpy()

@@ -20,6 +20,7 @@ from rlzoo.errors import UserError
 from rlzoo.types import Array, Episode, FloatArray
 
 _MINARI_FILE = "main_data.hdf5"
+AT_BOUNDS = 0.999  # of an action in [-1, 1]: saturated, or clipped when it was read
 _FORMATS = "a D4RL HDF5 file, a Minari dataset (folder or name) or an Adroit pickle"
 
 
@@ -166,8 +167,8 @@ def discounted_returns(episodes: Sequence[Episode], discount: float) -> tuple[fl
         return reward + discount * later
 
     def returns(episode: Episode) -> Iterator[float]:
-        on = 0.0 if episode.terminated or discount == 1 else episode.reward[-10:].mean() / (1 - discount)
-        values = accumulate(reversed(episode.reward.tolist()), step, initial=float(on))
+        tail = 0.0 if episode.terminated or discount == 1 else episode.reward[-10:].mean() / (1 - discount)
+        values = accumulate(reversed(episode.reward.tolist()), step, initial=float(tail))
         return islice(values, 1, None)
 
     values = [value for episode in episodes for value in returns(episode)]
@@ -224,6 +225,9 @@ def summary(
     ]
     if normalized_score is not None:
         rows.append(("normalised score", _quantiles([normalized_score(value) for value in returns.tolist()])))
+    at_bounds = sum(np.count_nonzero(np.abs(episode.action) > AT_BOUNDS) for episode in episodes)
+    share = at_bounds / sum(episode.action.size for episode in episodes)
+    rows.append(("actions at bounds", f"{share:.1%}"))
     rows += [("terminations", f"{terminations:,}"), ("time-outs", f"{len(episodes) - terminations:,}")]
     if solved:
         rows.append(("successes", f"{sum(solved):,} of {len(solved):,}"))

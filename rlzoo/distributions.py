@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rlzoo.encoder import Projection, behind
+from rlzoo.encoder import Projection, with_projection
 from rlzoo.networks import Activation, EnsembleMLP
 
 
@@ -52,7 +52,7 @@ class GaussianPolicy(nn.Module):
         self.action_dim = action_dim
         self.log_std_range = log_std_range
         network = EnsembleMLP([state_dim, *hidden, 2 * action_dim], activation=activation)
-        self.network = behind(projection, network)
+        self.network = with_projection(projection, network)
 
     def forward(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S] -> mean and log std before tanh, each [B, A]."""

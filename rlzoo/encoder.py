@@ -206,6 +206,6 @@ class Projection(nn.Module):
         return torch.cat((both, others.expand(self.ensemble, -1, -1)), -1) if rest else both
 
 
-def behind(projection: Projection | None, network: nn.Module) -> nn.Module:
+def with_projection(projection: Projection | None, network: nn.Module) -> nn.Module:
     """`network` on projected features; the network itself where there is nothing to project."""
     return network if projection is None else nn.Sequential(projection, network)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from rlzoo.agent import Agent
+from rlzoo.episodes import EpisodeTracker, FinishedEpisode
 from rlzoo.replay import FrameStacker
 from rlzoo.types import Array, FloatArray, VectorTask
 
@@ -85,29 +86,22 @@ def evaluate(
         raise ValueError(f"{episodes} episodes cannot be spread evenly over {lanes} environments")
     obs = task.reset(seed)
     stacker = FrameStacker(task.spaces)
-    begins = np.ones(lanes, dtype=np.bool_)  # lanes whose observation is an episode's first
-    ended = np.zeros(lanes, dtype=np.bool_)  # lanes whose next step only resets
-    current_return = np.zeros(lanes, dtype=np.float64)
-    current_length = np.zeros(lanes, dtype=np.int64)
-    current_success = np.full(lanes, np.nan, dtype=np.float32)
-    finished: list[list[tuple[float, int, float]]] = [[] for _ in range(lanes)]
+    tracker = EpisodeTracker(lanes)
+    finished: list[list[FinishedEpisode]] = [[] for _ in range(lanes)]
     frames = [task.render()] if record else []
     while min(map(len, finished)) < episodes // lanes:
-        action = policy_action(agent, stacker(obs, begins), device, deterministic=deterministic)
+        action = policy_action(agent, stacker(obs, tracker.begins), device, deterministic=deterministic)
         task.send(action)
         step = task.receive()
-        running = ~ended
-        current_return[running] += step.reward[running]
-        current_length[running] += 1
-        # A task once solved counts as solved, also where the episode goes on.
-        current_success[running] = np.fmax(current_success, step.success)[running]
         if record and not finished[0]:
             frames.append(task.render())
-        begins, ended = ended, (step.terminated | step.truncated) & running
-        for lane in np.flatnonzero(ended):
-            finished[lane].append((current_return[lane], current_length[lane], current_success[lane]))
-            current_return[lane], current_length[lane], current_success[lane] = 0.0, 0, np.nan
+        for episode in tracker.update(step):
+            finished[episode.lane].append(episode)
         obs = step.obs
-    results = [result for lane in finished for result in lane[: episodes // lanes]]
-    returns, lengths, success = zip(*results, strict=True)
-    return Evaluation(np.array(returns), np.array(lengths), np.array(success, dtype=np.float32), frames)
+    results = [episode for lane in finished for episode in lane[: episodes // lanes]]
+    return Evaluation(
+        np.array([episode.episode_return for episode in results]),
+        np.array([episode.length for episode in results]),
+        np.array([episode.success for episode in results], dtype=np.float32),
+        frames,
+    )

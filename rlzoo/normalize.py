@@ -124,7 +124,7 @@ class Scaling:
         to_agent = self.action.to_agent
         return [dataclasses.replace(episode, action=to_agent(episode.action)) for episode in episodes]
 
-    def seen(self, obs: dict[str, Array]) -> dict[str, Array]:
+    def scale_obs(self, obs: dict[str, Array]) -> dict[str, Array]:
         """A task's observations as an agent sees them."""
         return obs if self.obs is None else self.obs(obs)
 
@@ -147,7 +147,7 @@ class ScaledTask:
 
     def reset(self, seed: int) -> dict[str, Array]:
         """As the task's, with observations as an agent sees them."""
-        return self.scaling.seen(self.task.reset(seed))
+        return self.scaling.scale_obs(self.task.reset(seed))
 
     def send(self, action: FloatArray) -> None:
         """As the task's, of an agent's actions."""
@@ -156,7 +156,7 @@ class ScaledTask:
     def receive(self) -> Step:
         """As the task's, with observations as an agent sees them."""
         step = self.task.receive()
-        return step._replace(obs=self.scaling.seen(step.obs))
+        return step._replace(obs=self.scaling.scale_obs(step.obs))
 
     def get_state(self) -> list[dict[str, Any]]:
         """As the task's."""

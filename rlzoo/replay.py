@@ -21,8 +21,8 @@ from torch import Tensor
 from rlzoo.errors import UserError
 from rlzoo.types import Array, Batch, BoolArray, Episode, FloatArray, Spaces
 
-# Left free on a GPU for networks, activations and the CUDA graphs' pools.
-FREE_MEMORY_FRACTION = 0.8
+# What a buffer may take of a GPU's free memory: the rest is for networks, activations and CUDA graphs' pools.
+MAX_SHARE_OF_FREE_MEMORY = 0.8
 
 
 def row_fields(spaces: Spaces) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -110,7 +110,7 @@ class ReplayBuffer:
         if self.device.type != "cuda":
             return self.device
         free, _ = torch.cuda.mem_get_info(self.device)
-        return self.device if self.nbytes < FREE_MEMORY_FRACTION * free else torch.device("cpu")
+        return self.device if self.nbytes < MAX_SHARE_OF_FREE_MEMORY * free else torch.device("cpu")
 
     def _allocate(self) -> None:
         pinned = self.storage_device.type == "cpu" and self.device.type == "cuda"

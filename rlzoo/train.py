@@ -17,7 +17,8 @@ from torch import Tensor
 
 from rlzoo.agent import Agent
 from rlzoo.capture import Capture, capture
-from rlzoo.checkpoint import save_checkpoint
+from rlzoo.checkpoint import load_checkpoint, save_checkpoint
+from rlzoo.episodes import EpisodeTracker
 from rlzoo.errors import UserError
 from rlzoo.evaluate import VIDEO_TAG, Evaluation, evaluate, policy_action
 from rlzoo.logger import Logger
@@ -175,17 +176,12 @@ class Trainer:
         self.counters = Counters(
             next_log=config.log_every, next_eval=config.eval_every, next_checkpoint=config.checkpoint_every
         )
-        self.warmup_generator = torch.Generator().manual_seed(seed)
+        self.warmup_generator = torch.Generator().manual_seed(derived_seed(seed, WARMUP))
         self.stacker = FrameStacker(task.spaces)
         self.obs: dict[str, Array] | None = None  # None before the first episode
-        lanes = task.num_envs
-        self.begins: BoolArray = np.ones(lanes, dtype=np.bool_)  # lanes at an episode's first observation
-        self.ended: BoolArray = np.zeros(lanes, dtype=np.bool_)  # lanes whose next step only resets
-        self.lane_return = np.zeros(lanes, dtype=np.float64)
-        self.lane_length = np.zeros(lanes, dtype=np.int64)
-        self.lane_success = np.full(lanes, np.nan, dtype=np.float32)  # of the episode so far
+        self.tracker = EpisodeTracker(task.num_envs)
         # Length of a successful episode that lacks only its final observation in the replay buffer, else 0.
-        self.joining = np.zeros(lanes, dtype=np.int64)
+        self.joining = np.zeros(task.num_envs, dtype=np.int64)
         self.finished: list[tuple[float, int]] = []  # (return, length) of episodes since the last log row
         self.evaluations: list[dict[str, float]] = []
 
@@ -199,6 +195,7 @@ class Trainer:
                 is then as it was.
         """
         self.logger, self.progress, self.run_dir = logger, progress, run_dir
+        self.best_saved = self._return_of_best_policy()
         self.start_clock()
         first_step = self.counters.step
         while self.counters.offline_updates < self.config.offline_steps and self._goes_on(stop):
@@ -214,6 +211,15 @@ class Trainer:
         # After the checkpoint: a longer run has no evaluation here, and a resumed one must equal it.
         if not stop.requested and not self.evaluated:
             self._evaluate()
+
+    def _return_of_best_policy(self) -> float:
+        """Of the policy saved as the best: it may be newer than the checkpoint that is gone on from."""
+        path = self.run_dir / "checkpoints" / BEST_POLICY
+        if not path.exists():
+            return -math.inf
+        return float(
+            load_checkpoint(path).get("return", self.counters.best_return)
+        )  # it was not always noted
 
     def start_clock(self) -> None:
         """Begin to measure time, or go on where a resumed run's checkpoint was written."""
@@ -253,7 +259,7 @@ class Trainer:
         if self.obs is None:
             self.obs = self.task.reset(self.seed)
         obs = self.obs
-        action = self._choose_action(self.stacker(obs, self.begins))
+        action = self._choose_action(self.stacker(obs, self.tracker.begins))
         self.task.send(action)
         # Between `send` and `receive`: processes step the simulators, and a GPU trains, at the same time.
         for _ in range(self._updates_due()):
@@ -336,17 +342,10 @@ class Trainer:
         self.joining[:] = 0
 
     def _count(self, step: Step) -> None:
-        running = ~self.ended
-        self.counters.env_steps += int(running.sum())
-        self.lane_return[running] += step.reward[running]
-        self.lane_length[running] += 1
-        # As in evaluations, a task once solved counts as solved.
-        self.lane_success[running] = np.fmax(self.lane_success, step.success)[running]
-        self.begins, self.ended = self.ended, (step.terminated | step.truncated) & running
-        for lane in np.flatnonzero(self.ended):
-            self.finished.append((float(self.lane_return[lane]), int(self.lane_length[lane])))
-            self.joining[lane] = self.lane_length[lane] if self.lane_success[lane] == 1 else 0
-            self.lane_return[lane], self.lane_length[lane], self.lane_success[lane] = 0.0, 0, np.nan
+        for episode in self.tracker.update(step):
+            self.finished.append((episode.episode_return, episode.length))
+            self.joining[episode.lane] = episode.length if episode.success == 1 else 0
+        self.counters.env_steps += int((~self.tracker.begins).sum())  # a step that only resets is none
 
     def _after_step(self) -> None:
         counters, step = self.counters, self.counters.step
@@ -424,10 +423,12 @@ class Trainer:
             fps = getattr(self.eval_task, "render_fps", 30.0)
             write_video(path, result.frames, fps=fps)
             self.logger.film(step, VIDEO_TAG, encode_gif(result.frames, fps=fps))
-        if values["eval/return"] > self.counters.best_return:
-            self.counters.best_return = values["eval/return"]
+        self.counters.best_return = max(self.counters.best_return, values["eval/return"])
+        if values["eval/return"] > self.best_saved:
+            self.best_saved = values["eval/return"]
             self._check_weights()
-            self._save(BEST_POLICY, {"agent": self.agent.state_dict(), "step": step})
+            best = {"agent": self.agent.state_dict(), "step": step, "return": self.best_saved}
+            self._save(BEST_POLICY, best)
         pause = time.monotonic() - started
         self.clock += pause
         self.began += pause
@@ -519,19 +520,21 @@ class Trainer:
             torch.cuda.set_rng_state(generators["cuda"], self.device)
 
     def _lane_arrays(self) -> dict[str, npt.NDArray[Any]]:
-        return {
-            "begins": self.begins,
-            "ended": self.ended,
-            "return": self.lane_return,
-            "length": self.lane_length,
-            "success": self.lane_success,
-            "joining": self.joining,
-        }
+        return {**self.tracker.arrays(), "joining": self.joining}
+
+
+# The streams that are derived from a run's seed; PyTorch and the simulators get the seed itself.
+EVALUATION, WARMUP, BUFFERS = 1, 2, 3
+
+
+def derived_seed(seed: int, *stream: int) -> int:
+    """The seed of one of a run's random streams, by a hash: runs of seeds 1 and 2 have none in common."""
+    return int(np.random.SeedSequence(entropy=seed, spawn_key=stream).generate_state(1)[0])
 
 
 def evaluation_seed(seed: int, step: int) -> int:
     """The seed of a run's evaluation at `step`: shared with no other evaluation and no training."""
-    return int(np.random.SeedSequence(entropy=seed, spawn_key=(1, step)).generate_state(1)[0])
+    return derived_seed(seed, EVALUATION, step)
 
 
 def _next_multiple(step: int, every: int) -> int:

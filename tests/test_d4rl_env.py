@@ -15,6 +15,7 @@ from demo_files import counting_rows, real_file, write_rows
 from envs.d4rl_data import find_dataset
 from envs.d4rl_env import flatten_obs, make, make_env, task_rewards
 from envs.d4rl_tasks import TASKS, find, normalized_score
+from envs.rendering import rendering_backend
 from rlzoo.demos import load_episodes
 from rlzoo.download import cache_dir, download
 from rlzoo.errors import UserError
@@ -127,6 +128,29 @@ def test_no_simulator_is_imported_before_a_task_is_made():
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_the_first_copy_draws_frames_though_nothing_says_how():
+    """In a process of its own: MUJOCO_GL is chosen once in each."""
+    try:
+        rendering_backend()
+    except UserError as error:
+        pytest.skip(str(error))
+    code = """
+from envs.d4rl_env import make
+for name in ("hopper-medium-v2", "door-human-v1", "antmaze-umaze-v2", "kitchen-mixed-v0", "maze2d-umaze-v1"):
+    task = make(name, 2, render=True)
+    task.reset(0)
+    print(task.render().std() > 0)
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).resolve().parents[1],
+        env={name: value for name, value in os.environ.items() if name != "MUJOCO_GL"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.stdout.split() == ["True"] * 5, process.stderr
 
 
 # --- the environments --------------------------------------------------------------------------------------

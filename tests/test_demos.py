@@ -1,5 +1,6 @@
 """Choosing among demonstrations, their statistics and their summary."""
 
+import re
 import time
 import tracemalloc
 
@@ -128,11 +129,12 @@ def test_summary_names_every_quantity():
         episodes, normalized_score=lambda value: 10 * value, selected_from=[*episodes, episode(1, 1)]
     )
     rows = dict(
-        line.split(maxsplit=1) for line in text.splitlines() if not line.startswith(("steps per", "norm"))
+        re.split(r"  +", line) for line in text.splitlines() if not line.startswith(("steps per", "norm"))
     )
     assert rows["episodes"] == "2 of 3"
     assert rows["steps"] == "40"
     assert rows["return"] == "mean 6, quartiles 4 | 5 | 6 | 7 | 8"
+    assert rows["actions at bounds"] == "0.0%"
     assert rows["terminations"] == "1"
     assert rows["time-outs"] == "1"
     assert rows["successes"] == "1 of 2"

@@ -107,7 +107,7 @@ def test_the_table_says_what_the_episodes_came_to(
     found = returns(monkeypatch, tmp_path, hopper_run)
     output = capsys.readouterr().out
     assert "bc on hopper-expert-v2, latest checkpoint" in output
-    assert "episodes: 4, actions: most likely" in output
+    assert "episodes: 4, actions: deterministic" in output
     (row,) = [line for line in output.splitlines() if " return " in line]
     cells = [float(cell.replace(",", "")) for cell in row.split("│")[2:-1]]
     expected = [found.mean(), found.std(), *np.quantile(found, [0, 0.25, 0.5, 0.75, 1])]

@@ -44,13 +44,14 @@ from experiments.compare import (
     write_curves,
     write_runs,
 )
+from experiments.data import Data, make_buffers
 from experiments.presets import AGENTS, MUJOCO_TASKS, d4rl_preset
 from rlzoo.checkpoint import load_checkpoint
 from rlzoo.demo_writers import write_d4rl
 from rlzoo.demos import load_episodes, observation_statistics
 from rlzoo.errors import UserError
 from rlzoo.run import lock_run
-from rlzoo.train import evaluation_seed
+from rlzoo.train import TrainConfig, evaluation_seed
 from rlzoo.types import Episode, Spaces
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -323,7 +324,7 @@ def test_a_setting_that_does_nothing_beside_another_is_named(
 ) -> None:
     flags = ["--offline", "--steps", "1", *idle]
     run_d4rl(agent, tmp_path / "idle", hopper_data, *flags)
-    assert f"warning: {idle[0]} does nothing but with {' '.join(awake)}" in capsys.readouterr().out
+    assert f"warning: {idle[0]} has no effect without {' '.join(awake)}" in capsys.readouterr().out
     run_d4rl(agent, tmp_path / "awake", hopper_data, *flags, *awake)
     assert "warning" not in capsys.readouterr().out
 
@@ -373,7 +374,7 @@ def test_kitchens_recorded_rewards_become_the_tasks_when_they_are_loaded(
 
 
 def test_few_human_door_demonstrations_succeed_in_the_tasks_time(capsys: pytest.CaptureFixture[str]) -> None:
-    """What results/README.md explains the success rates on door by."""
+    """What results/door.md explains the success rates on door by."""
     copies = SimpleNamespace(spaces=Spaces(state_dim=39, action_dim=28))
     path = str(real_file("adroit/door-v0_demos.pickle"))
     angles = [
@@ -382,6 +383,61 @@ def test_few_human_door_demonstrations_succeed_in_the_tasks_time(capsys: pytest.
     assert "25 of the 25 episodes are longer than the 200 steps" in capsys.readouterr().out
     assert sum(angle.max() >= 1.35 for angle in angles) == 7
     assert sum(angle[:201].max() >= 1.35 for angle in angles) == 6
+
+
+def test_settings_of_data_that_are_given_without_any_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--demo-count", "5", "--join-capacity", "100", "--demo-percentile", "50"]
+    run_in_process("sac", tmp_path, "--steps", "60", *flags)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert said == [
+        f"warning: --{name} has no effect without recorded data" for name in ("demo-count", "join-capacity")
+    ]
+
+
+def test_steps_that_no_batch_would_hold_are_named(
+    hopper_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    online, offline = ["--steps", "4", "--warmup-steps", "0"], ["--steps", "4", "--offline"]
+    for agent, flags, warns in (("bc", online, True), ("bc", offline, False), ("cqn", online, False)):
+        run_d4rl(agent, tmp_path / agent / str(warns), hopper_data, *flags)
+        assert ("--offline learns the same without the environment steps" in capsys.readouterr().out) == warns
+
+
+def test_no_two_buffers_of_neighbouring_seeds_draw_the_same_rows(hopper_data: Path) -> None:
+    episodes = load_episodes(hopper_data)
+    drawn = []
+    for seed in (1, 2, 3):
+        buffers = make_buffers(
+            Spaces(state_dim=11, action_dim=3),
+            Data(episodes, episodes),
+            TrainConfig(join_capacity=100),
+            device=torch.device("cpu"),
+            seed=seed,
+            grows=False,
+            saved=None,
+        )
+        assert buffers.demos is not None
+        drawn += [tuple(each.sample(64).reward.tolist()) for each in (buffers.replay, buffers.demos)]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_an_offline_run_takes_no_room_beyond_its_data(hopper_data: Path, tmp_path: Path) -> None:
+    for flags in ([], ["--no-seed-replay"]):
+        run_dir = run_d4rl(
+            "cqn",
+            tmp_path / str(len(flags)),
+            hopper_data,
+            "--offline",
+            "--steps",
+            "2",
+            "--n-step",
+            "3",
+            *flags,
+        )
+        saved = load_checkpoint(run_dir / "checkpoints" / "latest.pt")["trainer"]
+        assert len(saved["replay"]["starts_in_row"]) <= (0 if flags else 12 * 21.5) + 27 + 5
 
 
 def test_bc_without_demonstrations_in_its_batches(
@@ -630,6 +686,13 @@ def test_compare_tells_runs_of_different_settings_apart(tmp_path: Path) -> None:
         run_in_process("sac", tmp_path, "--steps", "60", "--agent.actor-lr", rate, "--threads", "1")
     labels = [run.label for run in find_runs([tmp_path])]
     assert labels == ["sac actor_lr=0.001", "sac actor_lr=0.01"]
+
+
+def test_compare_tells_runs_of_different_buffers_apart(tmp_path: Path) -> None:
+    """Their size decides what is learnt once it is smaller than the run."""
+    for rows_of_it in ("4000", "100"):
+        run_in_process("sac", tmp_path, "--steps", "60", "--buffer-capacity", rows_of_it)
+    assert len({run.label for run in find_runs([tmp_path])}) == 2
 
 
 def test_compare_names_once_what_most_experiments_share() -> None:

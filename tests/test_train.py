@@ -16,12 +16,22 @@ from algos.arsq import ARSQ, ARSQConfig
 from rlzoo.agent import Agent, Update
 from rlzoo.checkpoint import load_checkpoint
 from rlzoo.errors import UserError
-from rlzoo.evaluate import EVALUATION_TAGS
+from rlzoo.evaluate import EVALUATION_TAGS, Evaluation
 from rlzoo.logger import Logger
 from rlzoo.main import StopSignal
 from rlzoo.progress import Progress
 from rlzoo.replay import ReplayBuffer
-from rlzoo.train import BEST_POLICY, CHECKPOINT, TrainConfig, Trainer, evaluation_seed
+from rlzoo.train import (
+    BEST_POLICY,
+    BUFFERS,
+    CHECKPOINT,
+    EVALUATION,
+    WARMUP,
+    TrainConfig,
+    Trainer,
+    derived_seed,
+    evaluation_seed,
+)
 from rlzoo.types import Array, Batch, Episode, FloatArray, Spaces, Step
 
 CPU = torch.device("cpu")
@@ -363,6 +373,36 @@ def test_a_finished_run_that_is_prolonged_equals_a_longer_one(tmp_path: Path, mi
     assert rows(tmp_path / "prolonged") == rows(tmp_path / "straight")
     assert prolonged.counters == straight.counters
     assert prolonged.counters.training_s > short.counters.training_s > 0  # both sessions' time
+
+
+def test_a_prolonged_run_keeps_its_best_policy_though_that_is_newer_than_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The evaluation that closes a run comes after its checkpoint, and is none of a longer run's."""
+    returns = iter([1.0, 5.0, 3.0])  # at steps 100, 132 and 200
+    monkeypatch.setattr(
+        "rlzoo.train.evaluate",
+        lambda *_, **__: Evaluation(np.array([next(returns)]), np.array([7]), np.full(1, np.nan), []),
+    )
+    train(make_trainer(dataclasses.replace(CONFIG, steps=132)), tmp_path)
+    prolonged = make_trainer()
+    prolonged.load_state_dict(load_checkpoint(tmp_path / "checkpoints" / CHECKPOINT)["trainer"])
+    train(prolonged, tmp_path, resumed=True)
+    assert next(returns, None) is None
+    best = load_checkpoint(tmp_path / "checkpoints" / BEST_POLICY)
+    assert (best["step"], best["return"]) == (132, 5.0)
+    assert prolonged.counters.best_return == 3.0
+
+
+def test_no_random_stream_is_two_runs_or_two_parts_of_a_run() -> None:
+    streams = [
+        *((EVALUATION, step) for step in (0, 100)),
+        (WARMUP,),
+        *((BUFFERS, index) for index in range(3)),
+    ]
+    seeds = [derived_seed(seed, *stream) for seed in range(1, 6) for stream in streams]
+    assert len({*seeds, *range(1, 6)}) == len(seeds) + 5
+    assert evaluation_seed(3, 100) == derived_seed(3, EVALUATION, 100)
 
 
 class StopAt(StopSignal):
