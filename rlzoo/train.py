@@ -217,9 +217,10 @@ class Trainer:
         path = self.run_dir / "checkpoints" / BEST_POLICY
         if not path.exists():
             return -math.inf
-        return float(
-            load_checkpoint(path).get("return", self.counters.best_return)
-        )  # it was not always noted
+        try:
+            return float(load_checkpoint(path).get("return", self.counters.best_return))  # not always noted
+        except UserError:  # a damaged file must not end a run that does not need it
+            return self.counters.best_return
 
     def start_clock(self) -> None:
         """Begin to measure time, or go on where a resumed run's checkpoint was written."""

@@ -45,7 +45,7 @@ def report(run_dir: Path, states: np.ndarray, actions: np.ndarray, others: np.nd
     """Print the shares of one run's agent: states [B, S], their actions and others' [B, D]."""
     checkpoint = read_run(run_dir, CHECKPOINT)
     scaling = Scaling.of_checkpoint(checkpoint)
-    obs = scaling.seen({"state": states})
+    obs = scaling.scale_obs({"state": states})
     if scaling.action is not None:
         actions, others = scaling.action.to_agent(actions), scaling.action.to_agent(others)
     agent = load_agent(checkpoint, Spaces(states.shape[1], actions.shape[1]), torch.device("cpu"))
