@@ -288,7 +288,6 @@ def run(
         )
         if resume is None:
             stack.enter_context(lock_run(run_dir))
-        if resume is None:
             _warn_of_idle_settings(experiment, default_experiment(benchmark, name, experiment.task), trainer)
         _train(benchmark, name, experiment, trainer, run_dir, stop, resumed=resume is not None)
     return stop.exit_code, run_dir
@@ -453,12 +452,13 @@ def _warn_of_idle_settings(
         given, preset = flatten_config(plain(experiment)), flatten_config(plain(default))
         for key in sorted(DATA_SETTINGS & given.keys()):
             if given[key] != preset.get(key):
-                print(f"warning: {_flag(key)} has no effect without recorded data")
+                flag = _flag(key)[2:] if given[key] is not False else f"no-{_flag(key)[2:]}"
+                print(f"warning: --{flag} has no effect without recorded data")
     config = trainer.config
     if trainer.demo_rows == config.batch_size and trainer.joined is None and config.steps:
         print(
             f"warning: at --demo-fraction {config.demo_fraction:g} every batch is of demonstrations alone: "
-            "--offline learns the same without the environment steps"
+            "the environment steps teach nothing (--offline goes without them)"
         )
     agent = experiment.agent
     if isinstance(agent, ARSQConfig) and agent.advantage_tau is not None and agent.act_with == "online":

@@ -131,7 +131,8 @@ def make_buffers(
     """The replay buffer, and those of the demonstrations if there are any, filled with the data.
 
     Args:
-        grows: whether steps of the agent's own are to be added, which need `config.buffer_capacity` rows.
+        grows: whether steps of the agent's own are to be added, which need `config.buffer_capacity` rows, and
+            `config.join_capacity` where they may join the demonstrations.
         saved: a trainer's state, whose buffers are then made in the sizes they had, to be loaded.
     """
 
@@ -169,7 +170,7 @@ def _rows(spaces: Spaces, data: Data, config: TrainConfig, *, grows: bool) -> di
     return {
         "replay": (own + rows_of(data.replay) + longest * config.num_envs) // config.num_envs,
         "demos": max(rows_of(data.demos), least) if data.demos else 0,
-        "joined": config.join_capacity if data.demos else 0,
+        "joined": config.join_capacity if data.demos and grows else 0,
     }
 
 

@@ -242,15 +242,20 @@ def record(settings: Settings, checkpoints: list[dict[str, Any]], task: str) -> 
     return episodes
 
 
-def compare_with_expert(settings: Settings, episodes: list[Episode]) -> str | None:
-    """Medium data's share of the expert's return, which D4RL has at a third; None where it means nothing."""
+def expert_return(settings: Settings) -> float | None:
+    """The expert's best evaluation, to compare medium data with; None where a share of it means nothing.
+
+    Raises:
+        UserError: the expert's run has no best policy, or a damaged one.
+    """
     if settings.kind != "medium" or settings.expert is None:
         return None
-    expert = read_run(settings.expert, BEST_POLICY).get("return", np.nan)
-    if not 0 < expert < np.inf:
-        return None
-    share = float(np.mean([episode.episode_return for episode in episodes])) / expert
-    return f"mean return: {share:.2f} of the expert's best evaluation (D4RL's medium: {MEDIUM_SHARE:.2f})"
+    best = read_run(settings.expert, BEST_POLICY)
+    if "return" in best:
+        found = float(best["return"])
+    else:  # older runs noted it in their last checkpoint alone
+        found = float(read_run(settings.expert, CHECKPOINT)["trainer"]["counters"]["best_return"])
+    return found if 0 < found < np.inf else None
 
 
 def main() -> int:
@@ -260,7 +265,7 @@ def main() -> int:
         check_minari_name(settings.minari)
     if settings.output is not None:
         check_writable(settings.output)
-    checkpoints = sources(settings)
+    checkpoints, expert = sources(settings), expert_return(settings)
     task = checkpoints[0]["task"] if checkpoints else str(settings.task)
     agents = "+".join(sorted({checkpoint["agent_name"] for checkpoint in checkpoints})) or settings.kind
     episodes = record(settings, checkpoints, task)
@@ -276,8 +281,9 @@ def main() -> int:
             settings.minari, episodes, env_id=gymnasium_id(task), action_low=low, action_high=high, **about
         )
         print(f"written to {where}")
-    if remark := compare_with_expert(settings, episodes):
-        print(remark)
+    if expert is not None:
+        share = np.mean([episode.episode_return for episode in episodes]) / expert
+        print(f"mean return: {share:.2f} of the expert's best evaluation (D4RL's medium: {MEDIUM_SHARE:.2f})")
     return 0
 
 

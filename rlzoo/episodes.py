@@ -53,8 +53,14 @@ class EpisodeTracker:
         self.begins, self.ended = self.ended, (step.terminated | step.truncated) & running
         finished = []
         for lane in np.flatnonzero(self.ended).tolist():
-            results = (self._return[lane], self._length[lane], self._success[lane])
-            finished.append(FinishedEpisode(lane, float(results[0]), int(results[1]), float(results[2])))
+            finished.append(
+                FinishedEpisode(
+                    lane,
+                    episode_return=float(self._return[lane]),
+                    length=int(self._length[lane]),
+                    success=float(self._success[lane]),
+                )
+            )
             self._return[lane], self._length[lane], self._success[lane] = 0.0, 0, np.nan
         return finished
 

@@ -142,7 +142,7 @@ class Trainer:
             a divisor of that.
         demos: the demonstrations, sampled as a fixed share of each batch; None without.
         joined: takes the successful online episodes that join the demonstrations; None if none does.
-        seed: of the environments and the warm-up; evaluations get seeds of their own.
+        seed: of the environments; the warm-up and evaluations get seeds derived from it.
         normalized_score: of a mean return, for tasks that define one.
         metadata: goes into the checkpoints (agent name, configuration, observation scaling).
         film: whether to film the first episode of each evaluation (`eval_task` must render).
@@ -214,13 +214,11 @@ class Trainer:
 
     def _return_of_best_policy(self) -> float:
         """Of the policy saved as the best: it may be newer than the checkpoint that is gone on from."""
-        path = self.run_dir / "checkpoints" / BEST_POLICY
-        if not path.exists():
-            return -math.inf
         try:
-            return float(load_checkpoint(path).get("return", self.counters.best_return))  # not always noted
-        except UserError:  # a damaged file must not end a run that does not need it
-            return self.counters.best_return
+            best = load_checkpoint(self.run_dir / "checkpoints" / BEST_POLICY)
+        except UserError:  # none yet, or a damaged one, which the next evaluation replaces
+            return -math.inf
+        return float(best.get("return", self.counters.best_return))  # older runs did not note it
 
     def start_clock(self) -> None:
         """Begin to measure time, or go on where a resumed run's checkpoint was written."""

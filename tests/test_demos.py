@@ -125,6 +125,7 @@ def test_observation_statistics_are_those_of_the_states_acted_on():
 
 def test_summary_names_every_quantity():
     episodes = [episode(10, 4, terminated=True, success=True), episode(30, 8, success=False)]
+    episodes[0].action[:3] = np.float32([[1], [-1], [0.99]])  # two of 40 at a bound
     text = summary(
         episodes, normalized_score=lambda value: 10 * value, selected_from=[*episodes, episode(1, 1)]
     )
@@ -134,7 +135,7 @@ def test_summary_names_every_quantity():
     assert rows["episodes"] == "2 of 3"
     assert rows["steps"] == "40"
     assert rows["return"] == "mean 6, quartiles 4 | 5 | 6 | 7 | 8"
-    assert rows["actions at bounds"] == "0.0%"
+    assert rows["actions at bounds"] == "5.0%"
     assert rows["terminations"] == "1"
     assert rows["time-outs"] == "1"
     assert rows["successes"] == "1 of 2"

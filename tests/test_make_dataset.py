@@ -1,5 +1,6 @@
 """Datasets of D4RL's kinds, from runs of a few hundred steps."""
 
+import shutil
 from pathlib import Path
 
 import h5py
@@ -10,7 +11,7 @@ import pytest
 from envs import mujoco_env
 from experiments import make_dataset, mujoco
 from experiments.common import main
-from rlzoo.checkpoint import load_checkpoint
+from rlzoo.checkpoint import load_checkpoint, save_checkpoint
 from rlzoo.demos import load_episodes
 from rlzoo.errors import UserError
 from rlzoo.types import Spaces, Step
@@ -173,6 +174,34 @@ def test_medium_expert_is_half_of_each_and_written_in_both_formats(
     first = theirs[0]
     np.testing.assert_array_equal(first.observations, ours[0].obs["state"])
     np.testing.assert_allclose(first.actions, 3 * ours[0].action, atol=1e-5)
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_medium_data_say_what_share_of_the_experts_return_they_reach(
+    noted: bool,
+    run_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also beside an expert from before the best policy noted its return; one without a policy is refused."""
+    expert, path = tmp_path / "expert", tmp_path / "medium.hdf5"
+    shutil.copytree(run_dir, expert)
+    best = load_checkpoint(expert / "checkpoints" / "best.pt")
+    found = best["return"] if noted else best.pop("return")
+    save_checkpoint(expert / "checkpoints" / "best.pt", best)
+    flags = ("--medium", str(run_dir), "--expert", str(expert), "--steps", "200", "--output", str(path))
+    make(monkeypatch, "medium", *flags)
+    share = np.mean([episode.episode_return for episode in load(path)]) / found
+    assert (
+        f"mean return: {share:.2f} of the expert's best evaluation (D4RL's medium: 0.33)"
+        in capsys.readouterr().out
+    )
+    path.unlink()
+    (expert / "checkpoints" / "best.pt").unlink()
+    with pytest.raises(UserError, match=r"no checkpoint at .*best\.pt"):
+        make(monkeypatch, "medium", *flags)
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("task", [TASK, "hopper-medium-v2"])

@@ -388,11 +388,12 @@ def test_few_human_door_demonstrations_succeed_in_the_tasks_time(capsys: pytest.
 def test_settings_of_data_that_are_given_without_any_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--demo-count", "5", "--join-capacity", "100", "--demo-percentile", "50"]
+    flags = ["--demo-count", "5", "--join-capacity", "100", "--demo-percentile", "50", "--no-standardize"]
     run_in_process("sac", tmp_path, "--steps", "60", *flags)
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
     assert said == [
-        f"warning: --{name} has no effect without recorded data" for name in ("demo-count", "join-capacity")
+        f"warning: --{name} has no effect without recorded data"
+        for name in ("demo-count", "no-standardize", "join-capacity")
     ]
 
 
@@ -402,7 +403,7 @@ def test_steps_that_no_batch_would_hold_are_named(
     online, offline = ["--steps", "4", "--warmup-steps", "0"], ["--steps", "4", "--offline"]
     for agent, flags, warns in (("bc", online, True), ("bc", offline, False), ("cqn", online, False)):
         run_d4rl(agent, tmp_path / agent / str(warns), hopper_data, *flags)
-        assert ("--offline learns the same without the environment steps" in capsys.readouterr().out) == warns
+        assert ("the environment steps teach nothing" in capsys.readouterr().out) == warns
 
 
 def test_no_two_buffers_of_neighbouring_seeds_draw_the_same_rows(hopper_data: Path) -> None:
@@ -424,20 +425,14 @@ def test_no_two_buffers_of_neighbouring_seeds_draw_the_same_rows(hopper_data: Pa
 
 
 def test_an_offline_run_takes_no_room_beyond_its_data(hopper_data: Path, tmp_path: Path) -> None:
-    for flags in ([], ["--no-seed-replay"]):
-        run_dir = run_d4rl(
-            "cqn",
-            tmp_path / str(len(flags)),
-            hopper_data,
-            "--offline",
-            "--steps",
-            "2",
-            "--n-step",
-            "3",
-            *flags,
-        )
+    lengths = [len(episode) + 1 for episode in load_episodes(hopper_data)]
+    least = 3 + 1 + 1  # n-step, one frame, and one
+    common = ["--offline", "--steps", "2", "--n-step", "3", "--join-capacity", "500"]
+    for flags, rows_of_data in (([], sum(lengths) + max(lengths)), (["--no-seed-replay"], 0)):
+        run_dir = run_d4rl("cqn", tmp_path / str(len(flags)), hopper_data, *common, *flags)
         saved = load_checkpoint(run_dir / "checkpoints" / "latest.pt")["trainer"]
-        assert len(saved["replay"]["starts_in_row"]) <= (0 if flags else 12 * 21.5) + 27 + 5
+        assert len(saved["replay"]["starts_in_row"]) == rows_of_data + least
+        assert saved["joined"] is None
 
 
 def test_bc_without_demonstrations_in_its_batches(

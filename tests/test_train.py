@@ -394,7 +394,17 @@ def test_a_prolonged_run_keeps_its_best_policy_though_that_is_newer_than_the_che
     assert prolonged.counters.best_return == 3.0
 
 
-def test_no_random_stream_is_two_runs_or_two_parts_of_a_run() -> None:
+def test_a_damaged_best_policy_is_replaced_and_ends_no_run(tmp_path: Path) -> None:
+    train(make_trainer(dataclasses.replace(CONFIG, steps=132)), tmp_path)
+    path = tmp_path / "checkpoints" / BEST_POLICY
+    path.write_bytes(path.read_bytes()[:100])
+    prolonged = make_trainer()
+    prolonged.load_state_dict(load_checkpoint(tmp_path / "checkpoints" / CHECKPOINT)["trainer"])
+    train(prolonged, tmp_path, resumed=True)
+    assert load_checkpoint(path)["step"] == 200
+
+
+def test_no_two_runs_or_parts_of_a_run_share_a_random_stream() -> None:
     streams = [
         *((EVALUATION, step) for step in (0, 100)),
         (WARMUP,),
@@ -402,7 +412,8 @@ def test_no_random_stream_is_two_runs_or_two_parts_of_a_run() -> None:
     ]
     seeds = [derived_seed(seed, *stream) for seed in range(1, 6) for stream in streams]
     assert len({*seeds, *range(1, 6)}) == len(seeds) + 5
-    assert evaluation_seed(3, 100) == derived_seed(3, EVALUATION, 100)
+    trainer = make_trainer()
+    assert trainer.warmup_generator.initial_seed() == derived_seed(trainer.seed, WARMUP)
 
 
 class StopAt(StopSignal):
