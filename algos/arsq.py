@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from algos.binning import Binning
 from rlzoo.agent import Agent, Update, check_not_negative, check_positive, check_rate
-from rlzoo.encoder import ObservationEncoder, Projection, augment, with_projection
 from rlzoo.errors import UserError
-from rlzoo.networks import ACTIVATIONS, Activation, EnsembleMLP, adam, frozen_copy, polyak_update
+from rlzoo.nn.images import ObservationEncoder, Projection, augment, with_projection
+from rlzoo.nn.mlp import ACTIVATIONS, Activation, EnsembleMLP, adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
 
 

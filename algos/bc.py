@@ -15,10 +15,10 @@ from torch import Tensor
 
 from algos.arsq import AdvantageNetwork, AutoregressiveConfig, at_codes, mean_over, policy_metrics
 from rlzoo.agent import Agent, Update, check_not_negative, check_ordered, check_positive
-from rlzoo.distributions import GaussianPolicy
-from rlzoo.encoder import ObservationEncoder, augment
 from rlzoo.errors import UserError
-from rlzoo.networks import Activation, adam
+from rlzoo.nn.gaussian import GaussianPolicy
+from rlzoo.nn.images import ObservationEncoder, augment
+from rlzoo.nn.mlp import Activation, adam
 from rlzoo.types import Batch, Spaces
 
 

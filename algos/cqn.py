@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from algos.binning import Binning
 from rlzoo.agent import Agent, Update, check_finite, check_not_negative, check_positive, check_rate
-from rlzoo.encoder import ObservationEncoder, Projection, augment
 from rlzoo.errors import UserError
-from rlzoo.networks import adam, frozen_copy, polyak_update
+from rlzoo.nn.images import ObservationEncoder, Projection, augment
+from rlzoo.nn.mlp import adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
 
 # Bins whose values differ by less than this count as equal when exploring; the heads start at zero.

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlzoo.agent import Agent, Update, check_finite, check_ordered, check_positive, check_rate
-from rlzoo.distributions import GaussianPolicy
-from rlzoo.encoder import ObservationEncoder, augment, with_projection
-from rlzoo.networks import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
+from rlzoo.nn.gaussian import GaussianPolicy
+from rlzoo.nn.images import ObservationEncoder, augment, with_projection
+from rlzoo.nn.mlp import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
 
 # Constants of the authors' code that the paper does not vary.

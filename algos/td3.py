@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from rlzoo.agent import Agent, Update, check_not_negative, check_positive, check_rate
-from rlzoo.encoder import ObservationEncoder, augment, with_projection
 from rlzoo.errors import UserError
-from rlzoo.networks import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
+from rlzoo.nn.images import ObservationEncoder, augment, with_projection
+from rlzoo.nn.mlp import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
 from rlzoo.types import Batch, Spaces
 
 

@@ -10,15 +10,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-# Python puts a script's folder first on sys.path, where mujoco.py would hide the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import torch
@@ -26,18 +22,18 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from envs import mujoco_env
-from experiments.common import Benchmark, MatmulPrecision, default_experiment
+from envs.gym import make as mujoco_env
 from experiments.presets import AGENTS
+from experiments.runner.launch import Benchmark, MatmulPrecision, default_experiment
 from rlzoo.capture import capture
 from rlzoo.errors import UserError
 from rlzoo.evaluate import policy_action
-from rlzoo.files import atomic_write
-from rlzoo.logger import Logger
-from rlzoo.main import StopSignal, keep_freed_memory, parse_flags, resolve_device, run_main
-from rlzoo.progress import Progress
 from rlzoo.replay import ReplayBuffer
-from rlzoo.run import describe_machine
+from rlzoo.run.cli import StopSignal, keep_freed_memory, parse_flags, resolve_device, run_main
+from rlzoo.run.files import atomic_write
+from rlzoo.run.folder import describe_machine
+from rlzoo.run.logger import Logger
+from rlzoo.run.progress import Progress
 from rlzoo.train import Trainer
 
 

@@ -11,28 +11,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from contextlib import closing
 from pathlib import Path
-
-# Python puts a script's folder first on sys.path, where rlbench.py would hide the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import torch
 
-from envs import panda_env
+from envs.panda import env as panda_env
+from envs.rlbench.protocol import ACTION_DIM, CAMERAS, FRAME_STACK, IMAGE_SIZE
 from experiments.benchmark import median_ms
-from experiments.common import Benchmark, default_experiment
 from experiments.presets import AGENTS, rlbench_preset
+from experiments.runner.launch import Benchmark, default_experiment
 from rlzoo.capture import capture
-from rlzoo.encoder import augment
 from rlzoo.errors import UserError
-from rlzoo.files import atomic_write
-from rlzoo.main import keep_freed_memory, parse_flags, resolve_device, run_main
-from rlzoo.manipulation import ACTION_DIM, CAMERAS, FRAME_STACK, IMAGE_SIZE
+from rlzoo.nn.images import augment
 from rlzoo.replay import ReplayBuffer, bytes_per_row, concatenate
-from rlzoo.run import describe_machine
+from rlzoo.run.cli import keep_freed_memory, parse_flags, resolve_device, run_main
+from rlzoo.run.files import atomic_write
+from rlzoo.run.folder import describe_machine
 from rlzoo.types import Batch, Episode, FloatArray, Spaces, VectorTask
 
 

@@ -20,27 +20,23 @@ import csv
 import dataclasses
 import json
 import statistics
-import sys
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-# Python puts a script's folder first on sys.path, where mujoco.py would hide the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import numpy as np
 import tyro
 import yaml
 
-from experiments.common import Experiment
 from experiments.presets import AGENTS
+from experiments.runner.launch import Experiment
 from rlzoo.errors import UserError
-from rlzoo.files import atomic_path, atomic_write
-from rlzoo.logger import METRICS_FILE
-from rlzoo.main import parse_flags, run_main
-from rlzoo.run import CONFIG_FILE, INFO_FILE, flatten_config, plain
+from rlzoo.run.cli import parse_flags, run_main
+from rlzoo.run.files import atomic_path, atomic_write
+from rlzoo.run.folder import CONFIG_FILE, INFO_FILE, flatten_config, plain
+from rlzoo.run.logger import METRICS_FILE
 from rlzoo.train import TrainConfig
 
 # Settings that make a run longer, faster or better documented, but no other experiment.

@@ -10,14 +10,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
-
-# Python puts a script's folder first on sys.path, where mujoco.py would hide the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import torch
@@ -26,18 +22,20 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from experiments import d4rl, mujoco, rlbench
-from experiments.common import MAX_SEED, Benchmark, check_origin, eval_lanes, load_experiment
+from experiments import train_d4rl as d4rl
+from experiments import train_mujoco as mujoco
+from experiments import train_rlbench as rlbench
 from experiments.presets import AGENTS
-from experiments.trained import load_agent, read_run
+from experiments.runner.launch import MAX_SEED, Benchmark, check_origin, eval_lanes, load_experiment
+from experiments.runner.policy import load_agent, read_run
+from rlzoo.data.scaling import Scaling
 from rlzoo.errors import UserError
 from rlzoo.evaluate import Evaluation, evaluate
-from rlzoo.files import atomic_write, check_writable
-from rlzoo.main import parse_flags, resolve_device, run_main
-from rlzoo.normalize import Scaling
-from rlzoo.run import CONFIG_FILE
+from rlzoo.run.cli import parse_flags, resolve_device, run_main
+from rlzoo.run.files import atomic_write, check_writable
+from rlzoo.run.folder import CONFIG_FILE
+from rlzoo.run.video import write_video
 from rlzoo.train import BEST_POLICY, CHECKPOINT
-from rlzoo.video import write_video
 
 MOST_LANES = 100  # episodes played side by side; each has a simulator of its own
 SMALL, LARGE = 10.0, 1000.0  # sizes below which the table has two decimals and one

@@ -9,39 +9,37 @@ python experiments/make_dataset.py merged --task Hopper-v4 --datasets a.hdf5 b.h
 
 RUN is the folder of a run that learned for long; RUN2 one that was stopped at a third of its return:
 
-python experiments/mujoco.py dsac-t --task Hopper-v4 --stop-at-return 1100
+python experiments/train_mujoco.py dsac-t --task Hopper-v4 --stop-at-return 1100
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
-# Python puts a script's folder first on sys.path, where mujoco.py would hide the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import numpy as np
 import torch
 import tyro
 
-from envs import d4rl_env, mujoco_env
-from envs.d4rl_tasks import LOCOMOTION, TASKS
-from envs.gym_env import GymVectorTask
-from experiments import d4rl, mujoco
-from experiments.common import MAX_SEED
-from experiments.trained import Policy, load_policy, read_run
-from rlzoo.demo_writers import check_minari_name, write_d4rl, write_minari
-from rlzoo.demos import summary
-from rlzoo.episodes import EpisodeTracker
+from envs.d4rl import env as d4rl_env
+from envs.d4rl.tasks import LOCOMOTION, TASKS
+from envs.gym import make as mujoco_env
+from envs.gym.vector import GymVectorTask
+from experiments import train_d4rl as d4rl
+from experiments import train_mujoco as mujoco
+from experiments.runner.launch import MAX_SEED
+from experiments.runner.policy import Policy, load_policy, read_run
+from rlzoo.data.load import summary
+from rlzoo.data.scaling import Scaling
+from rlzoo.data.write import check_minari_name, write_d4rl, write_minari
 from rlzoo.errors import UserError
-from rlzoo.files import check_writable
-from rlzoo.main import parse_flags, resolve_device, run_main
-from rlzoo.normalize import Scaling
 from rlzoo.replay import ReplayBuffer
+from rlzoo.run.cli import parse_flags, resolve_device, run_main
+from rlzoo.run.files import check_writable
+from rlzoo.tracker import EpisodeTracker
 from rlzoo.train import BEST_POLICY, CHECKPOINT, TrainConfig
 from rlzoo.types import Array, Episode, FloatArray, Spaces
 
@@ -60,7 +58,7 @@ class Settings:
     task: str | None = None
     """Needed for random and merged alone; the runs know theirs, and another is refused."""
     datasets: tuple[str, ...] = ()
-    """The files to merge, in any format that experiments/d4rl.py reads; actions in the task's own bounds."""
+    """The files to merge, in any format that train_d4rl.py reads; actions in the task's own bounds."""
     expert: Path | None = None
     """Folder of the expert's run; its best policy is rolled out."""
     medium: Path | None = None

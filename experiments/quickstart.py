@@ -9,24 +9,21 @@ were made stands in results/datasets/README.md. `--dataset FILE --task TASK` tak
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-
-# Python puts a script's folder first on sys.path, where mujoco.py would hide the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from envs import d4rl_env, d4rl_tasks
-from experiments import d4rl
-from experiments.common import parse, run
+from envs.d4rl import env as d4rl_env
+from envs.d4rl import tasks as d4rl_tasks
+from experiments import train_d4rl as d4rl
 from experiments.compare import Run, read_run
-from rlzoo.main import parse_flags, run_main
-from rlzoo.progress import tensorboard_hint
+from experiments.runner.launch import parse, run
+from rlzoo.run.cli import parse_flags, run_main
+from rlzoo.run.progress import tensorboard_hint
 from rlzoo.types import Episode
 
 DATASET = Path(__file__).resolve().parents[1] / "results/datasets/hopper-demos.hdf5"
@@ -48,7 +45,7 @@ class Settings:
     """What to learn from, and for how long."""
 
     dataset: str = str(DATASET)
-    """A dataset in any of the formats of experiments/d4rl.py."""
+    """A dataset in any of the formats of experiments/train_d4rl.py."""
     task: str = "hopper-expert-v2"
     """The D4RL task that the data is of."""
     bc_updates: int = 10_000

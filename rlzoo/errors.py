@@ -7,5 +7,5 @@ class UserError(Exception):
     """Something the person at the keyboard can put right: a wrong task, a corrupt file, a full disk.
 
     The message is one complete line that names the thing, what is wrong with it and what was expected.
-    Scripts print it without a traceback and exit with a non-zero code (see `rlzoo.main.run_main`).
+    Scripts print it without a traceback and exit with a non-zero code (see `rlzoo.run.cli.run_main`).
     """

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 
 from rlzoo.agent import Agent
-from rlzoo.episodes import EpisodeTracker, FinishedEpisode
 from rlzoo.replay import FrameStacker
+from rlzoo.tracker import EpisodeTracker, FinishedEpisode
 from rlzoo.types import Array, FloatArray, VectorTask
 
 VIDEO_TAG = "eval/video"

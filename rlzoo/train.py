@@ -17,16 +17,16 @@ from torch import Tensor
 
 from rlzoo.agent import Agent
 from rlzoo.capture import Capture, capture
-from rlzoo.checkpoint import load_checkpoint, save_checkpoint
-from rlzoo.episodes import EpisodeTracker
 from rlzoo.errors import UserError
 from rlzoo.evaluate import VIDEO_TAG, Evaluation, evaluate, policy_action
-from rlzoo.logger import Logger
-from rlzoo.main import StopSignal
-from rlzoo.progress import Progress
 from rlzoo.replay import FrameStacker, ReplayBuffer, concatenate
+from rlzoo.run.checkpoint import load_checkpoint, save_checkpoint
+from rlzoo.run.cli import StopSignal
+from rlzoo.run.logger import Logger
+from rlzoo.run.progress import Progress
+from rlzoo.run.video import encode_gif, write_video
+from rlzoo.tracker import EpisodeTracker
 from rlzoo.types import Array, Batch, BoolArray, FloatArray, Step, VectorTask
-from rlzoo.video import encode_gif, write_video
 
 CHECKPOINT = "latest.pt"  # everything a run needs to go on
 BEST_POLICY = "best.pt"  # the agent alone, at its best evaluation

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algos.arsq import ARSQ, ARSQConfig
+from envs.rlbench.protocol import ACTION_DIM, CAMERAS, FRAME_STACK, IMAGE_SIZE, TIME_LIMITS
 from experiments.presets import rlbench_preset
 from rlzoo.errors import UserError
-from rlzoo.manipulation import ACTION_DIM, CAMERAS, FRAME_STACK, IMAGE_SIZE, TIME_LIMITS
 from rlzoo.replay import FrameStacker, ReplayBuffer, bytes_per_row, concatenate
 from rlzoo.types import Batch, Episode, Spaces
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from algos.arsq import ARSQ, ARSQConfig
 from rlzoo.agent import Agent, Update
-from rlzoo.checkpoint import load_checkpoint
 from rlzoo.errors import UserError
 from rlzoo.evaluate import EVALUATION_TAGS, Evaluation
-from rlzoo.logger import Logger
-from rlzoo.main import StopSignal
-from rlzoo.progress import Progress
 from rlzoo.replay import ReplayBuffer
+from rlzoo.run.checkpoint import load_checkpoint
+from rlzoo.run.cli import StopSignal
+from rlzoo.run.logger import Logger
+from rlzoo.run.progress import Progress
 from rlzoo.train import (
     BEST_POLICY,
     BUFFERS,

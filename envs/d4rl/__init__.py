@@ -1,0 +1,1 @@
+"""D4RL's tasks and datasets on today's Gymnasium."""

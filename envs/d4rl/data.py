@@ -1,0 +1,54 @@
+"""Where the dataset of a D4RL task is found: on this machine, else at D4RL's address."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from envs.d4rl.tasks import find
+from rlzoo.data.download import cache_dir, download
+from rlzoo.data.hdf5 import open_hdf5
+from rlzoo.errors import UserError
+
+
+def find_dataset(task: str, given: str | os.PathLike[str] | None = None) -> str | os.PathLike[str]:
+    """The source of a task's data: what the user gave, a file on this machine, else a download.
+
+    Files are looked for under D4RL's own names in the cache (`rlzoo.data.download.cache_dir`) and in D4RL's
+    folder ($D4RL_DATASET_DIR or ~/.d4rl/datasets).
+
+    Args:
+        task: D4RL's name.
+        given: a file, folder or Minari name that the user chose; it is returned as it is.
+
+    Returns:
+        What `rlzoo.data.load.load_episodes` takes.
+
+    Raises:
+        UserError: unknown task, or no data to be had; the message names every way to get them.
+    """
+    row = find(task)
+    if given is not None:
+        return given
+    cache = cache_dir()
+    d4rl_folder = Path(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets").expanduser()
+    for folder in (cache, d4rl_folder):
+        if (folder / row.file_name).is_file():
+            return folder / row.file_name
+    target = cache / row.file_name
+    try:
+        download(row.url, target, check=_check)
+    except UserError as error:
+        minari = f"; `minari download {row.minari}` and --dataset {row.minari}" if row.minari else ""
+        raise UserError(
+            f"no dataset for {task}: {error}. Ways to get one: --dataset FILE with any file of a known format"
+            f"; D4RL's {row.file_name} put into {cache} or {d4rl_folder}{minari}; one made by "
+            "experiments/make_dataset.py"
+        ) from error
+    return target
+
+
+def _check(path: Path) -> None:
+    with open_hdf5(path) as file:
+        if "observations" not in file:
+            raise UserError(f"{path}: key 'observations' is missing, expected a D4RL dataset")

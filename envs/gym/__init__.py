@@ -1,0 +1,1 @@
+"""Gymnasium's environments as vectorised tasks that can be saved and put back exactly."""

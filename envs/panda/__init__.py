@@ -1,0 +1,1 @@
+"""RLBench's tasks on MuJoCo: a stand-in."""

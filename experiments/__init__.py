@@ -1,0 +1,1 @@
+"""Scripts, where agents meet environments."""

@@ -1,0 +1,1 @@
+"""From flags to a run: what the training scripts share."""

@@ -1,0 +1,183 @@
+"""Recorded data for an experiment: loading, choosing, scaling, and the buffers that hold it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from rlzoo.data.load import observation_statistics, select_episodes, summary
+from rlzoo.data.scaling import ActionScaling, ObservationScaling, Scaling
+from rlzoo.errors import UserError
+from rlzoo.replay import ReplayBuffer
+from rlzoo.train import BUFFERS, TrainConfig, derived_seed
+from rlzoo.types import Episode, FloatArray, Spaces
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Recorded data: the whole of it seeds the replay buffer, a selection of it are the demonstrations."""
+
+    dataset: str | None = None
+    """A D4RL HDF5 file, an Adroit pickle, or a Minari dataset's folder or name; None: the task's own data,
+    where it has any."""
+    offline: bool = False
+    """Train on the data alone: --steps counts updates, and environments are stepped for evaluation only."""
+    seed_replay: bool = True
+    """Begin with the whole dataset in the replay buffer, which is enlarged by its size."""
+    demo_percentile: float = 50.0
+    """Demonstrations: the middle of the slice of episodes by return, 0 (worst) to 100 (best)."""
+    demo_ratio: float = 100.0
+    """Demonstrations: the size of that slice, in per cent of all steps."""
+    demo_count: int | None = None
+    """Demonstrations: how many episodes to draw from that slice; None: all."""
+    standardize: bool = True
+    """Standardise observations with the dataset's mean and standard deviation."""
+    rescale_actions: bool = False
+    """Map each action dimension's range in the whole dataset, widened by a twentieth of it on either side, to
+    the agent's [-1, 1]: bins are then finer where actions keep to a part of their range. The agent cannot
+    leave that part. Noise, entropies and the warm-up's random actions are in the agent's units."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The episodes of a run, scaled."""
+
+    replay: Sequence[Episode] = ()
+    demos: Sequence[Episode] = ()
+    scaling: Scaling = dataclasses.field(default_factory=Scaling)
+
+
+def prepare(
+    episodes: Sequence[Episode],
+    config: DataConfig,
+    *,
+    seed: int,
+    normalized_score: Callable[[float], float] | None,
+    note: Callable[[str], None],
+    least_std: FloatArray | float = 0.0,
+) -> Data:
+    """Choose the demonstrations, say what there is, standardise observations and rescale actions.
+
+    Args:
+        episodes: the whole data.
+        config: what is chosen of it, and what is scaled.
+        seed: of the choice.
+        normalized_score: of a return, for the summary.
+        note: is told what there is.
+        least_std: what observations [S] are divided by where their standard deviation is less.
+
+    Raises:
+        UserError: if nothing is selected.
+    """
+    try:
+        demos = select_episodes(
+            episodes,
+            percentile=config.demo_percentile,
+            ratio=config.demo_ratio,
+            count=config.demo_count,
+            seed=seed,
+        )
+    except UserError as error:
+        raise UserError(f"{config.dataset or 'dataset'}: {error}") from error
+    note("dataset\n" + summary(episodes, normalized_score=normalized_score))
+    if len(demos) < len(episodes):
+        note("demonstrations\n" + summary(demos, normalized_score=normalized_score, selected_from=episodes))
+    scaling = _scaling(episodes, config, least_std)
+    if scaling.action is not None:
+        shares = (scaling.action.high - scaling.action.low) / 2
+        note(f"actions mapped from the data's ranges, {shares.min():.2g} to {shares.max():.2g} of the task's")
+    scaled = scaling.episodes(episodes)
+    by_id = {id(episode): copy for episode, copy in zip(episodes, scaled, strict=True)}
+    return Data(scaled if config.seed_replay else (), [by_id[id(episode)] for episode in demos], scaling)
+
+
+def _scaling(episodes: Sequence[Episode], config: DataConfig, least_std: FloatArray | float) -> Scaling:
+    obs = None
+    if config.standardize:
+        mean, std = observation_statistics(episodes)
+        obs = ObservationScaling(mean, np.maximum(std, least_std).astype(np.float32))
+    return Scaling(obs, ActionScaling.of(episodes) if config.rescale_actions else None)
+
+
+def rows_of(episodes: Sequence[Episode]) -> int:
+    """Buffer rows that the episodes take: one per observation."""
+    return sum(len(episode) + 1 for episode in episodes)
+
+
+class Buffers(NamedTuple):
+    """Where a run's transitions lie."""
+
+    replay: ReplayBuffer
+    demos: ReplayBuffer | None
+    """The demonstrations, if there are any."""
+    joined: ReplayBuffer | None
+    """For successful online episodes that join them, if they are to."""
+
+
+def make_buffers(
+    spaces: Spaces,
+    data: Data,
+    config: TrainConfig,
+    *,
+    device: torch.device,
+    seed: int,
+    grows: bool,
+    saved: Mapping[str, Any] | None,
+) -> Buffers:
+    """The replay buffer, and those of the demonstrations if there are any, filled with the data.
+
+    Args:
+        grows: whether steps of the agent's own are to be added, which need `config.buffer_capacity` rows, and
+            `config.join_capacity` where they may join the demonstrations.
+        saved: a trainer's state, whose buffers are then made in the sizes they had, to be loaded.
+    """
+
+    def make(rows: int, lanes: int, offset: int) -> ReplayBuffer:
+        return ReplayBuffer(
+            spaces,
+            capacity=rows * lanes,
+            lanes=lanes,
+            device=device,
+            discount=config.discount,
+            n_step=config.n_step,
+            is_demo=offset > 0,
+            seed=derived_seed(seed, BUFFERS, offset),
+        )
+
+    rows = _rows(spaces, data, config, grows=grows) if saved is None else _saved_rows(saved)
+    buffers = Buffers(
+        make(rows["replay"], config.num_envs, 0),
+        make(rows["demos"], 1, 1) if rows["demos"] else None,
+        make(rows["joined"], 1, 2) if rows["joined"] else None,
+    )
+    if data.replay:
+        buffers.replay.add_episodes(data.replay)
+    if buffers.demos is not None and data.demos:
+        buffers.demos.add_episodes(data.demos)
+    return buffers
+
+
+def _rows(spaces: Spaces, data: Data, config: TrainConfig, *, grows: bool) -> dict[str, int]:
+    """Rows per lane of each buffer, 0 for none."""
+    least = config.n_step + spaces.frame_stack + 1
+    own = config.buffer_capacity if grows else least * config.num_envs
+    # Lanes are filled as evenly as whole episodes allow: each may need up to one episode more than its share.
+    longest = max((len(episode) + 1 for episode in data.replay), default=0)
+    return {
+        "replay": (own + rows_of(data.replay) + longest * config.num_envs) // config.num_envs,
+        "demos": max(rows_of(data.demos), least) if data.demos else 0,
+        "joined": config.join_capacity if data.demos and grows else 0,
+    }
+
+
+def _saved_rows(saved: Mapping[str, Any]) -> dict[str, int]:
+    """The same of a trainer's state."""
+    try:
+        states = {name: saved[name] for name in ("replay", "demos", "joined")}
+        return {name: 0 if state is None else len(state["starts_in_row"]) for name, state in states.items()}
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError("the checkpoint holds no replay buffer") from error

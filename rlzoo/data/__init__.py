@@ -1,0 +1,1 @@
+"""Recorded data: reading, choosing, scaling and writing it."""

@@ -1,0 +1,1 @@
+"""What surrounds a run: its folder, flags, signals, logs, display, films and checkpoints."""

@@ -1,0 +1,191 @@
+"""What every agent owes the training loop, with states and with images."""
+
+import copy
+import dataclasses
+import io
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from experiments.presets import AGENTS
+from rlzoo.agent import Agent
+from rlzoo.capture import capture
+from rlzoo.errors import UserError
+from rlzoo.replay import to_device
+from rlzoo.types import Batch, Spaces
+from tests.helpers.agent_checks import (
+    CPU,
+    PIXELS,
+    SPACES,
+    check_update_never_waits_for_the_device,
+    make_batch,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """An agent with its observations."""
+
+    name: str
+    spaces: Spaces
+
+    def make(self, seed: int = 0, device: torch.device = CPU, hidden: tuple[int, ...] = (16, 16)) -> Agent:
+        torch.manual_seed(seed)
+        entry = AGENTS[self.name]
+        config = entry.config(hidden=hidden, encoder_channels=(4, 8, 8), feature_dim=6)
+        return entry.make(self.spaces, config, device)
+
+    def batch(self, rows: int = 12, seed: int = 0) -> Batch:
+        return make_batch(rows, seed, self.spaces)
+
+    def run_updates(self, agent: Agent, first: int, last: int) -> None:
+        cycle = agent.update_cycle()
+        for index in range(first, last):
+            cycle[index % len(cycle)](self.batch(seed=index))
+
+
+CASES = {
+    f"{name}-{kind}": Case(name, spaces)
+    for kind, spaces in (("states", SPACES), ("pixels", PIXELS))
+    for name in sorted(AGENTS)
+}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def case(request: pytest.FixtureRequest) -> Case:
+    chosen: Case = request.param
+    return chosen
+
+
+def test_actions_have_the_right_shape_and_range(case: Case) -> None:
+    agent, obs = case.make(), case.batch(7).obs
+    obs["state"] *= 100
+    for deterministic in (True, False):
+        action = agent.act(obs, deterministic=deterministic)
+        assert action.shape == (7, case.spaces.action_dim)
+        assert action.dtype == torch.float32
+        assert not action.requires_grad
+        assert action.abs().max() <= 1
+
+
+def test_acting_changes_nothing_and_the_deterministic_action_draws_nothing(case: Case) -> None:
+    agent, obs = case.make(), case.batch(7).obs
+    before = copy.deepcopy(agent.state_dict())
+    random_state = torch.get_rng_state()
+    first = agent.act(obs, deterministic=True)
+    assert torch.equal(random_state, torch.get_rng_state())
+    agent.act(obs, deterministic=False)
+    assert torch.equal(first, agent.act(obs, deterministic=True))
+    assert_same_state(before, agent.state_dict())
+
+
+def test_metrics_are_detached_scalars_named_by_their_tags(case: Case) -> None:
+    agent = case.make()
+    for update in agent.update_cycle():
+        metrics = update(case.batch())
+        assert any(tag.startswith("loss/") for tag in metrics)
+        for tag, value in metrics.items():
+            assert tag.split("/")[0] in {"loss", "value", "policy"}
+            assert value.shape == ()
+            assert not value.requires_grad
+            assert torch.isfinite(value)
+
+
+def test_updates_move_every_trained_weight_and_leave_the_batch_alone(case: Case) -> None:
+    agent = case.make()
+    before = {key: value.clone() for key, value in agent.named_parameters()}
+    batch = case.batch()
+    pristine = copy.deepcopy(batch)
+    cycle = agent.update_cycle()
+    for _ in range(3):
+        for update in cycle:
+            update(batch)
+    torch.testing.assert_close(batch, pristine, rtol=0, atol=0)
+    unmoved = [key for key, value in agent.named_parameters() if torch.equal(value, before[key])]
+    assert unmoved == []
+
+
+def test_an_update_never_waits_for_the_host(case: Case) -> None:
+    check_update_never_waits_for_the_device(case.make, case.spaces)
+
+
+def test_a_saved_agent_goes_on_exactly(case: Case) -> None:
+    straight = case.make()
+    case.run_updates(straight, 0, 5)
+    file = io.BytesIO()
+    torch.save(straight.state_dict(), file)
+    random_state = torch.get_rng_state()
+    case.run_updates(straight, 5, 9)
+    file.seek(0)
+    resumed = case.make(seed=1)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    torch.set_rng_state(random_state)
+    case.run_updates(resumed, 5, 9)
+    assert_same_state(straight.state_dict(), resumed.state_dict())
+
+
+def test_equal_seeds_make_equal_agents(case: Case) -> None:
+    agents = [case.make(seed=3) for _ in range(2)]
+    for agent in agents:
+        torch.manual_seed(4)
+        case.run_updates(agent, 0, 4)
+    assert_same_state(agents[0].state_dict(), agents[1].state_dict())
+
+
+def test_a_state_of_another_shape_is_refused(case: Case) -> None:
+    other = case.make(hidden=(8, 8))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        case.make().load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize("name", sorted(AGENTS))
+def test_no_setting_is_what_no_run_can_use(name: str) -> None:
+    """Not a number anywhere, a negative learning rate, decay, weight or noise, a moving average beyond 1."""
+    config = AGENTS[name].config
+    floats = {f.name for f in dataclasses.fields(config) if f.type in ("float", "float | None")}
+    wrong = [(setting, math.nan) for setting in floats]
+    ends = ("lr", "weight", "decay", "margin", "noise", "clip")
+    wrong += [(setting, -0.1) for setting in floats if setting.endswith(ends)]
+    wrong += [(setting, value) for setting in floats if setting.endswith("tau") for value in (0.0, 1.1)]
+    assert len(wrong) > len(floats)
+    for setting, value in wrong:
+        with pytest.raises(UserError, match=setting.replace("_", "[_-]")):
+            config(**{setting: value})
+
+
+def assert_same_state(one: object, other: object) -> None:
+    """Equal to the last bit, through dicts and lists."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert isinstance(other, dict)
+        assert list(one) == list(other)
+        for key in one:
+            assert_same_state(one[key], other[key])
+    elif isinstance(one, list):
+        assert isinstance(other, list)
+        for left, right in zip(one, other, strict=True):
+            assert_same_state(left, right)
+    elif isinstance(one, Tensor):
+        assert isinstance(other, Tensor)
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_captured_updates_equal_eager_ones_on_a_gpu(case: Case) -> None:
+    device = torch.device("cuda")
+    states = []
+    for mode in ("off", "auto"):
+        agent = case.make(device=device)
+        torch.cuda.manual_seed(0)
+        cycle = [capture(update, device, mode) for update in agent.update_cycle()]  # type: ignore[arg-type]
+        for index in range(20):
+            cycle[index % len(cycle)](to_device(case.batch(seed=index), device))
+        states.append(agent.state_dict())
+    for key, value in states[0].items():
+        if isinstance(value, Tensor):
+            torch.testing.assert_close(value, states[1][key], rtol=1e-4, atol=1e-5)

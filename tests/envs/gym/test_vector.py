@@ -1,0 +1,533 @@
+"""Closed-form tests of the Gymnasium adapter with an environment that counts."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Text
+
+from envs.gym.vector import GymVectorTask, Lane
+from rlzoo.errors import UserError
+
+LOW, HIGH = np.array([-2, 0.1], np.float32), np.array([4, 0.7], np.float32)
+IN_PROCESS_AND_PROCESSES = pytest.mark.parametrize(
+    "processes", [False, True], ids=["in-process", "processes"]
+)
+
+# It warns with the worker's traceback before it raises the error here.
+QUIET_GYMNASIUM = pytest.mark.filterwarnings("ignore:(?s).*ERROR")
+
+
+class Counting(gym.Env):
+    """Shows the episode's random start, the step's number and the action; the reward is the step's number."""
+
+    observation_space = Box(-np.inf, np.inf, (4,), np.float64)
+    action_space = Box(LOW, HIGH)
+
+    def __init__(self, length=3, ending="terminated", success_key=None, fails_at=None, buffer=None):
+        self.length, self.ending, self.success_key, self.fails_at = length, ending, success_key, fails_at
+        self.count = 0
+
+    def observe(self, action):
+        return np.array([self.start, self.count, *action], np.float64)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.start, self.count = self.np_random.random(), 0
+        return self.observe([0, 0]), {"success": True}
+
+    def step(self, action):
+        self.count += 1
+        if self.count == self.fails_at:
+            raise ZeroDivisionError("the count is one too high")
+        is_end = self.count == self.length
+        info = {self.success_key: is_end, "other": object} if self.success_key else {"other": "x"}
+        ends = (is_end and self.ending == "terminated", is_end and self.ending == "truncated")
+        return self.observe(action), float(self.count), *ends, info
+
+
+class Fixed(gym.Env):
+    """Returns the same observation for ever."""
+
+    def __init__(self, observation_space, obs=None, action_space=Counting.action_space):
+        self.observation_space, self.action_space, self.obs = observation_space, action_space, obs
+
+    def reset(self, *, seed=None, options=None):
+        return self.obs, {}
+
+    def step(self, action):
+        self.action = action
+        return self.obs, 0.0, False, False, {}
+
+
+def counting(num_envs=2, *, processes=False, **kwargs):
+    return GymVectorTask("Counting-v0", [partial(Counting, **kwargs)] * num_envs, processes=processes)
+
+
+def play(task: GymVectorTask, actions) -> list[Any]:
+    steps = []
+    for action in actions:
+        task.send(action)
+        steps.append(task.receive())
+    return steps
+
+
+def zeros(task: GymVectorTask, steps: int) -> np.ndarray:
+    return np.zeros((steps, task.num_envs, task.spaces.action_dim), np.float32)
+
+
+def assert_same_steps(left, right):
+    for a, b in zip(left, right, strict=True):
+        for x, y in zip([a.obs["state"], *a[1:]], [b.obs["state"], *b[1:]], strict=True):
+            np.testing.assert_array_equal(x, y, strict=True)
+
+
+def saved_and_loaded(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+# ---- Episodes --------------------------------------------------------------------------------------------
+
+
+@IN_PROCESS_AND_PROCESSES
+@pytest.mark.parametrize("ending", ["terminated", "truncated"])
+def test_the_step_after_the_end_ignores_its_action_and_begins_an_episode(ending, processes):
+    task = counting(2, length=3, ending=ending, processes=processes)
+    first = task.reset(7)["state"]
+    steps = play(task, zeros(task, 6))
+    task.close()
+
+    count = [step.obs["state"][0, 1] for step in steps]
+    assert count == [1, 2, 3, 0, 1, 2]  # the final observation is seen, then the first of the next episode
+    assert [step.reward[0] for step in steps] == [1, 2, 3, 0, 1, 2]
+    ends = [False, False, True, False, False, False]
+    assert [step.terminated[0] for step in steps] == (ends if ending == "terminated" else [False] * 6)
+    assert [step.truncated[0] for step in steps] == (ends if ending == "truncated" else [False] * 6)
+    np.testing.assert_array_equal(steps[3].obs["state"][:, 2:], 0)  # not the centre of the bounds
+    start = [step.obs["state"][0, 0] for step in steps]
+    assert start[0] == start[2] == first[0, 0]
+    assert start[3] == start[5] != start[2]
+
+
+def test_lanes_end_on_their_own():
+    task = GymVectorTask("t", [partial(Counting, length=2), partial(Counting, length=3)])
+    task.reset(0)
+    counts = [step.obs["state"][:, 1].tolist() for step in play(task, zeros(task, 5))]
+    assert counts == [[1, 1], [2, 2], [0, 3], [1, 0], [2, 1]]
+
+
+def test_types_and_shapes():
+    task = counting(3)
+    obs = task.reset(0)["state"]
+    assert (obs.shape, obs.dtype) == ((3, 4), np.float32)
+    assert (task.num_envs, task.spaces.state_dim, task.spaces.action_dim) == (3, 4, 2)
+    (step,) = play(task, zeros(task, 1))
+    assert (step.obs["state"].shape, step.obs["state"].dtype) == ((3, 4), np.float32)
+    assert [array.dtype for array in step[1:]] == [np.float32, np.bool_, np.bool_, np.float32]
+    assert all(array.shape == (3,) for array in step[1:])
+
+
+@IN_PROCESS_AND_PROCESSES
+def test_what_is_returned_and_passed_belongs_to_the_caller(processes):
+    task = counting(2, processes=processes)
+    obs = task.reset(0)["state"]
+    steps = play(task, zeros(task, 1))
+    kept = [array.copy() for array in (obs, steps[0].obs["state"], *steps[0][1:])]
+    action = np.ones((2, 2), np.float32)
+    task.send(action)
+    action[:] = -1
+    seen = task.receive().obs["state"][:, 2:]
+    play(task, zeros(task, 3))
+    task.close()
+    for array, copy in zip((obs, steps[0].obs["state"], *steps[0][1:]), kept, strict=True):
+        np.testing.assert_array_equal(array, copy)
+    np.testing.assert_array_equal(seen, [HIGH, HIGH])
+
+
+@IN_PROCESS_AND_PROCESSES
+@pytest.mark.parametrize("key", ["success", "is_success", None])
+def test_success_is_nan_where_the_task_says_nothing(key, processes):
+    task = counting(1, success_key=key, processes=processes)
+    task.reset(0)
+    success = [step.success[0] for step in play(task, zeros(task, 4))]
+    task.close()
+    # On the step that begins an episode nothing has been done yet.
+    np.testing.assert_array_equal(success, [0, 0, 1, np.nan] if key else [np.nan] * 4)
+
+
+def test_processes_give_the_same_results():
+    def make(processes):
+        make_envs = [partial(gym.make, "Pendulum-v1", max_episode_steps=7 + i) for i in range(2)]
+        return GymVectorTask("Pendulum-v1", make_envs, processes=processes)
+
+    here, there = make(False), make(True)
+    actions = np.random.default_rng(0).uniform(-1.5, 1.5, (20, 2, 1)).astype(np.float32)
+    np.testing.assert_array_equal(here.reset(4)["state"], there.reset(4)["state"], strict=True)
+    assert_same_steps(play(here, actions), play(there, actions))
+    there.close()
+
+
+# ---- Seeds -----------------------------------------------------------------------------------------------
+
+
+def test_seeds():
+    def starts(seed):
+        return counting(8).reset(seed)["state"][:, 0].tolist()
+
+    assert starts(1) == starts(1)
+    assert len({*starts(1), *starts(2)}) == 16  # every lane differs, and no lane of seed 2 repeats one of 1
+
+
+def test_the_seed_alone_decides_what_follows():
+    used, fresh = counting(2), counting(2)
+    used.reset(3)
+    play(used, zeros(used, 3))  # the next step would begin an episode
+    np.testing.assert_array_equal(used.reset(5)["state"], fresh.reset(5)["state"])
+    assert_same_steps(play(used, zeros(used, 9)), play(fresh, zeros(fresh, 9)))
+
+
+# ---- Actions and observations ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        ([-1, -1], LOW),
+        ([1, 1], HIGH),
+        ([0, 0], [1, 0.4]),
+        ([0.5, -0.5], [2.5, 0.25]),
+        ([-7, np.inf], [LOW[0], HIGH[1]]),
+    ],
+)
+def test_actions_are_clipped_and_mapped(action, expected):
+    task = counting(1)
+    task.reset(0)
+    (step,) = play(task, np.array([[action]], np.float32))
+    np.testing.assert_array_equal(step.obs["state"][0, 2:], np.array(expected, np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_mapped_actions_hit_their_bounds_and_never_leave_them(dtype):
+    rng = np.random.default_rng(0)
+    low = rng.uniform(-5, 5, 500).astype(dtype)
+    high = (low + rng.uniform(1e-3, 9, 500)).astype(dtype)
+    lane = Lane(Fixed(Box(0, 1, (1,)), action_space=Box(low, high, dtype=dtype)), "t")
+    tight = {"rtol": 0, "atol": 4 * np.finfo(dtype).eps * 10 if dtype == np.float64 else 0}
+    np.testing.assert_allclose(lane.inner_action(-np.ones(500, np.float32)), low, **tight)
+    np.testing.assert_allclose(lane.inner_action(np.ones(500, np.float32)), high, **tight)
+    inner = lane.inner_action(rng.uniform(-1.01, 1.01, (200, 500)).astype(np.float32))
+    assert inner.dtype == dtype
+    assert np.all(inner >= low)
+    assert np.all(inner <= high)
+
+
+def test_an_environment_that_keeps_its_action_keeps_its_value():
+    for space in (Box(-1, 1, (2,)), Box(LOW, HIGH)):
+        env = Fixed(Box(0, 1, (1,)), np.zeros(1, np.float32), space)
+        lane = Lane(env, "t")
+        given = np.array([1, 1], np.float32)
+        lane.step(given)
+        given[:] = 0
+        lane.step(np.zeros(2, np.float32))
+        last = env.action
+        lane.step(np.ones(2, np.float32))
+        np.testing.assert_allclose(last, (space.low + space.high) / 2)
+
+
+def test_actions_of_any_shape():
+    env = Fixed(Box(0, 1, (1,)), np.zeros(1, np.float32), Box(-3, 3, (2, 2)))
+    task = GymVectorTask("t", [lambda: env])
+    assert task.spaces.action_dim == 4
+    task.reset(0)
+    play(task, np.array([[[1, 0, -1, 0.5]]], np.float32))
+    np.testing.assert_array_equal(env.action, [[3, 0], [-3, 1.5]])
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        Discrete(2),
+        MultiDiscrete([2, 3]),
+        Box(0, 255, (2,), np.uint8),
+        Box(-np.inf, np.inf, (2,)),
+        Box(np.array([-1, 0], np.float32), np.array([1, np.inf], np.float32)),
+    ],
+    ids=str,
+)
+def test_other_action_spaces_are_refused_in_one_line(space):
+    with pytest.raises(UserError, match=r"^Walk-v1: agents need .*(Box|Discrete)") as caught:
+        Lane(Fixed(Box(0, 1, (1,)), action_space=space), "Walk-v1")
+    assert "\n" not in str(caught.value)
+
+
+def test_observations_are_flattened():
+    space = Dict({"b": Box(0, 9, (2, 2)), "a": Box(0, 9, (1,), np.float64), "c": Dict({"d": Discrete(3)})})
+    obs = {"b": np.float32([[1, 2], [3, 4]]), "a": np.array([5.0]), "c": {"d": 1}}
+    lane = Lane(Fixed(space, obs), "t")
+    flat, info = lane.reset()
+    np.testing.assert_array_equal(flat, np.float32([5, 1, 2, 3, 4, 0, 1, 0]), strict=True)
+    assert info == {}
+    assert lane.observation_space.contains(flat)
+
+    lane = Lane(Fixed(Box(0, 9, (2, 2)), obs["b"]), "t")
+    np.testing.assert_array_equal(
+        lane.step(np.zeros(2, np.float32))[0], np.float32([1, 2, 3, 4]), strict=True
+    )
+
+
+@pytest.mark.parametrize("stack", [1, 3])
+def test_a_dict_of_state_and_pixels_stays_one(stack):
+    space = Dict({"state": Box(0, 9, (2,), np.float64), "pixels": Box(0, 255, (2, 3, 4, 5), np.uint8)})
+    obs = {"state": np.array([1.0, 2.0]), "pixels": np.arange(120, dtype=np.uint8).reshape(2, 3, 4, 5)}
+    task = GymVectorTask("t", [partial(Fixed, space, obs)] * 2, frame_stack=stack)
+    assert (task.spaces.state_dim, task.spaces.frame_stack) == (2, stack)
+    assert task.spaces.pixels == (2, 3 * stack, 4, 5)
+    (step,) = play(task, zeros(task, 1))
+    for seen in (task.reset(0), step.obs):
+        np.testing.assert_array_equal(seen["state"], np.float32([[1, 2]] * 2), strict=True)
+        np.testing.assert_array_equal(seen["pixels"], np.stack([obs["pixels"]] * 2), strict=True)
+
+
+def test_pixels_of_another_kind_are_refused():
+    space = Dict({"state": Box(0, 9, (2,)), "pixels": Box(0, 1, (3, 4, 5))})
+    with pytest.raises(UserError, match=r"^t: expected state \[S\] and pixels uint8"):
+        Lane(Fixed(space), "t")
+
+
+def test_observations_that_are_no_numbers_are_refused():
+    with pytest.raises(UserError, match=r"^Talk-v1: observations .*Sequence"):
+        Lane(Fixed(gym.spaces.Sequence(Text(3))), "Talk-v1")
+
+
+# ---- Snapshots -------------------------------------------------------------------------------------------
+
+
+class Everything(Counting):
+    """Has an attribute of every kind that a snapshot holds, and some that it must not touch."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inside = Counting()  # another environment
+        self.render_mode = "rgb_array"
+        self.values = self.fill(0)
+        self.scalar, self.array, self.view = np.float64(0), np.zeros(3), np.zeros((4, 4))[::-2, 1]
+        self.names, self.maybe, self.text, self.opaque = {"a"}, None, "x", object()
+        self.private = np.random.default_rng(0)
+
+    def fill(self, x):
+        return {"list": [x, x + 0.5], "tuple": (x, (None, True)), "arrays": [np.full(2, x)], 3: "three"}
+
+    def reset(self, *, seed=None, options=None):
+        self.inside.reset(seed=seed)
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        x = self.private.random()
+        self.values = self.fill(x)
+        self.scalar, self.array, self.view = np.float32(x), np.full(3, x), np.full((4, 4), x)[::-2, 1]
+        self.names, self.maybe, self.text, self.new = {"b", "c"}, np.bool_(True), "y", np.uint64(2**63 + 1)
+        self.inside.step(action)
+        return super().step(action)
+
+
+def test_a_snapshot_holds_plain_attributes_generators_and_environments_inside():
+    old, new = (GymVectorTask("t", [Everything]) for _ in range(2))
+    old.reset(1)
+    play(old, zeros(old, 2))
+    new.reset(2)
+    env = new._lanes[0].env
+    opaque, env.render_mode = env.opaque, "human"
+    new.set_state(saved_and_loaded(old.get_state()))
+
+    source = old._lanes[0].env
+    assert repr(env.values) == repr(source.values)
+    for name in ("scalar", "array", "view", "names", "maybe", "text", "new", "count", "start"):
+        found, expected = getattr(env, name), getattr(source, name)
+        assert type(found) is type(expected)
+        assert np.asarray(found).dtype == np.asarray(expected).dtype
+        np.testing.assert_array_equal(found, expected)
+    assert env.inside.count == 2
+    assert env.inside.np_random.random() == source.inside.np_random.random()
+    assert env.np_random.bit_generator.state == source.np_random.bit_generator.state
+    assert env.private.random() == source.private.random()
+    assert env.opaque is opaque
+    assert env.render_mode == "human"  # how it is shown is not its state
+
+
+def test_a_snapshot_does_not_change_with_the_environment_nor_the_other_way_round():
+    task = GymVectorTask("t", [Everything])
+    task.reset(1)
+    state = task.get_state()
+    before = repr(state)
+    for _ in range(2):
+        task.set_state(state)
+        env = task._lanes[0].env
+        env.array += 1
+        env.values["list"].append(3)
+        play(task, zeros(task, 2))
+        assert repr(state) == before
+
+
+@IN_PROCESS_AND_PROCESSES
+def test_a_restored_task_goes_on_exactly_even_when_an_episode_has_just_ended(processes):
+    old, new = counting(2, length=4, processes=processes), counting(2, length=4, processes=processes)
+    actions = np.random.default_rng(0).uniform(-1, 1, (20, 2, 2)).astype(np.float32)
+    for steps_before in (3, 4, 5):  # 4: the next step begins an episode
+        old.reset(1)
+        play(old, actions[:steps_before])
+        state = saved_and_loaded(old.get_state())
+        rest = play(old, actions[steps_before:])
+        for steps_of_new in (2, 4):  # 4: it is about to begin an episode itself, which must be forgotten
+            new.reset(2)
+            play(new, actions[:steps_of_new])
+            new.set_state(state)
+            assert_same_steps(play(new, actions[steps_before:]), rest)
+    old.close()
+    new.close()
+
+
+def test_a_snapshot_may_be_restored_before_the_first_reset():
+    old, new = counting(2), counting(2)
+    old.reset(1)
+    new.set_state(saved_and_loaded(old.get_state()))
+    assert_same_steps(play(new, zeros(new, 9)), play(old, zeros(old, 9)))
+
+
+@IN_PROCESS_AND_PROCESSES
+@QUIET_GYMNASIUM
+def test_a_state_that_does_not_fit_is_refused(processes):
+    task = counting(2, processes=processes)
+    task.reset(0)
+    with pytest.raises(
+        UserError, match=r"^Counting-v0: the saved state is of 1 environments, this run has 2$"
+    ):
+        task.set_state(task.get_state()[:1])
+    other = GymVectorTask("t", [Everything] * 2)
+    with pytest.raises(UserError, match=r"^Counting-v0: the saved state is of another task"):
+        task.set_state(other.get_state())
+    task.close()
+
+
+# ---- Failures and closing --------------------------------------------------------------------------------
+
+
+@IN_PROCESS_AND_PROCESSES
+@QUIET_GYMNASIUM
+def test_a_failing_environment_gives_one_clear_error(processes):
+    task = counting(2, fails_at=2, processes=processes)
+    task.reset(0)
+    play(task, zeros(task, 1))
+    task.send(zeros(task, 1)[0])
+    with pytest.raises(RuntimeError) as caught:
+        task.receive()
+    assert str(caught.value) == (
+        "Counting-v0: environment failed in step(): ZeroDivisionError: the count is one too high"
+    )
+    task.close()
+    task.close()
+
+
+@pytest.mark.parametrize("is_under_way", [False, True])
+def test_a_killed_process_gives_one_clear_error(is_under_way):
+    task = counting(2, processes=True)
+    task.reset(0)
+    assert task._workers is not None
+    victim = task._workers.processes[0]
+    if is_under_way:
+        os.kill(victim.pid, signal.SIGSTOP)  # or it might answer before it is killed
+        task.send(zeros(task, 1)[0])
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join()
+    with pytest.raises(RuntimeError, match=r"^Counting-v0: a simulator's process ended unexpectedly"):
+        task.receive() if is_under_way else play(task, zeros(task, 2))
+    task.close()
+    task.close()
+    assert not any(process.is_alive() for process in task._workers.processes)
+
+
+@IN_PROCESS_AND_PROCESSES
+def test_closing_twice_and_with_a_step_under_way(processes):
+    task = counting(2, processes=processes)
+    task.reset(0)
+    task.send(zeros(task, 1)[0])
+    task.close()
+    task.close()
+
+
+def test_send_and_receive_alternate():
+    task = counting(2)
+    task.reset(0)
+    with pytest.raises(RuntimeError, match=r"without send\(\)"):
+        task.receive()
+    with pytest.raises(ValueError, match=r"actions \(2, 3\), expected \(2, 2\)"):
+        task.send(np.zeros((2, 3), np.float32))
+    task.send(np.zeros((2, 2), np.float32))
+    for call in (partial(task.send, np.zeros((2, 2))), task.get_state, partial(task.reset, 0)):
+        with pytest.raises(RuntimeError, match="a step is under way"):
+            call()
+
+
+def test_a_task_has_at_least_one_lane():
+    with pytest.raises(UserError, match=r"^t: at least one"):
+        GymVectorTask("t", [])
+
+
+@IN_PROCESS_AND_PROCESSES
+def test_frames_need_a_task_that_was_made_for_them(processes):
+    task = counting(1, processes=processes)
+    with pytest.raises(RuntimeError, match="without render=True"):
+        task.render()
+    task.close()
+
+
+INTERRUPTED = """
+import os, signal, sys, time
+sys.path.insert(0, os.getcwd())
+import numpy as np
+from tests.envs.gym.test_vector import counting
+
+if __name__ == "__main__":
+    signals = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: signals.append(signal.Signals(number).name))
+    task = counting(2, length=9, processes=True)
+    task.reset(0)
+    task.send(np.zeros((2, 2), np.float32))
+    print("ready", flush=True)
+    while len(signals) < 2:
+        time.sleep(0.01)
+    print(task.receive().reward.tolist(), len(task.get_state()), *signals, flush=True)
+    task.close()
+"""
+
+
+def test_signals_to_the_process_group_leave_the_workers_alive_and_quiet(tmp_path):
+    script = tmp_path / "interrupted.py"
+    script.write_text(INTERRUPTED)
+    root = Path(__file__).parents[3]
+    command = [sys.executable, str(script)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=root, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as run:
+        assert run.stdout.readline() == "ready\n"
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.killpg(run.pid, number)  # as a terminal does for Ctrl-C, and `timeout` at its end
+            time.sleep(0.2)
+        out, err = run.communicate(timeout=60)
+    assert out == "[1.0, 1.0] 2 SIGINT SIGTERM\n"
+    assert err == ""
+    assert run.returncode == 0

@@ -1,0 +1,922 @@
+"""The commands a user types, for about a hundred steps each."""
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import torch
+import yaml
+from matplotlib.axes import Axes
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from envs.d4rl import env as d4rl_env
+from envs.d4rl.tasks import TASKS, normalized_score
+from envs.gym import make as mujoco_env
+from envs.gym.rendering import rendering_backend
+from experiments import compare, evaluate, quickstart
+from experiments import train_d4rl as d4rl
+from experiments.compare import (
+    Run,
+    comparable,
+    find_runs,
+    group,
+    lengths,
+    mean_and_spread,
+    plot,
+    shortest_names,
+    table,
+    tell_apart,
+    unnamed_settings,
+    write_curves,
+    write_runs,
+)
+from experiments.presets import AGENTS, MUJOCO_TASKS, d4rl_preset
+from experiments.runner import launch as common
+from experiments.runner.data import Data, make_buffers
+from experiments.runner.launch import Benchmark, default_experiment, main, resume_hint
+from rlzoo.data.load import load_episodes, observation_statistics
+from rlzoo.data.write import write_d4rl
+from rlzoo.errors import UserError
+from rlzoo.run.checkpoint import load_checkpoint
+from rlzoo.run.folder import lock_run
+from rlzoo.train import TrainConfig, evaluation_seed
+from rlzoo.types import Episode, Spaces
+from tests.helpers.demo_files import real_file
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARK = Benchmark(
+    name="mujoco",
+    default_task="HalfCheetah-v5",
+    make=lambda task, num_envs, processes, render: mujoco_env.make(
+        task, num_envs, processes=processes, render=render
+    ),
+    preset=lambda agent, task: {},
+)
+SHORT = ["--num-envs", "4", "--warmup-steps", "40", "--utd", "0.25", "--batch-size", "16"]
+SHORT += ["--buffer-capacity", "4000", "--eval-every", "60", "--eval-episodes", "2", "--log-every", "20"]
+SHORT += ["--agent.hidden", "16", "16", "--threads", "1", "--device", "cpu"]
+
+
+def run_in_process(agent: str, runs_dir: Path, *flags: str, task: str = "Reacher-v5") -> Path:
+    """Train and return the run folder."""
+    before = set(runs_dir.rglob("run.json"))
+    assert main(BENCHMARK, [agent, "--task", task, *SHORT, "--runs-dir", str(runs_dir), *flags]) == 0
+    (new,) = set(runs_dir.rglob("run.json")) - before
+    return new.parent
+
+
+def rows(run_dir: Path) -> list[tuple[str, str, str]]:
+    with (run_dir / "metrics.csv").open() as file:
+        found = [(row["step"], row["tag"], row["value"]) for row in csv.DictReader(file)]
+    return [row for row in found if not row[1].startswith("time/")]
+
+
+def script(*arguments: str, **kwargs: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "experiments/train_mujoco.py", *arguments],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "COLUMNS": "200"}, **kwargs,  # type: ignore[call-overload]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+def test_every_agent_trains_and_leaves_a_complete_run_folder(agent: str, tmp_path: Path) -> None:
+    run_dir = run_in_process(agent, tmp_path, "--steps", "240")
+    assert run_dir.parent == tmp_path / "mujoco" / "Reacher-v5" / agent
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert config["agent_name"] == agent
+    assert config["agent"]["hidden"] == [16, 16]
+    info = json.loads((run_dir / "run.json").read_text())
+    assert {"command", "git", "versions", "hardware"} <= set(info)
+    tags = {tag for _, tag, _ in rows(run_dir)}
+    assert {"eval/return", "eval/return_std", "train/episode_return", "train/episode_length"} <= tags
+    assert any(tag.startswith("loss/") for tag in tags)
+    events = EventAccumulator(str(run_dir)).Reload()
+    assert tags <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("eval/return")] == [60, 120, 180, 240]
+    assert load_checkpoint(run_dir / "checkpoints" / "best.pt")["agent_name"] == agent
+
+
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+def test_resume_continues_exactly(agent: str, tmp_path: Path) -> None:
+    """2N steps, and N (in the middle of Reacher's 50-step episodes) then N more: equal to the bit."""
+    straight = run_in_process(agent, tmp_path / "a", "--steps", "240")
+    resumed = run_in_process(agent, tmp_path / "b", "--steps", "132")
+    torch.manual_seed(1)
+    assert main(BENCHMARK, ["--resume", str(resumed), "--steps", "240"]) == 0
+    assert rows(resumed) == rows(straight)
+    states = [load_checkpoint(d / "checkpoints" / "latest.pt")["trainer"] for d in (straight, resumed)]
+    one, other = (state["agent"] for state in states)
+    for key, value in one.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, other[key]), key
+    assert torch.equal(states[0]["replay"]["fields"]["state"], states[1]["replay"]["fields"]["state"])
+    assert len(json.loads((resumed / "run.json").read_text())["sessions"]) == 2
+
+
+@pytest.fixture
+def rounding() -> Iterator[None]:
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.usefixtures("rounding")
+def test_the_rounding_of_products_is_the_runs_own(tmp_path: Path) -> None:
+    """Also when it is resumed; the next run in the process is not affected."""
+    rounded = run_in_process("sac", tmp_path, "--steps", "80", "--matmul-precision", "medium")
+    assert torch.get_float32_matmul_precision() == "medium"
+    run_in_process("sac", tmp_path, "--steps", "80")
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert main(BENCHMARK, ["--resume", str(rounded), "--steps", "100"]) == 0
+    assert torch.get_float32_matmul_precision() == "medium"
+    with pytest.raises(UserError, match="--matmul-precision cannot change"):
+        main(BENCHMARK, ["--resume", str(rounded), "--steps", "120", "--matmul-precision", "highest"])
+
+
+def test_sigterm_writes_a_checkpoint_and_resume_continues(tmp_path: Path) -> None:
+    flags = ["--task", "HalfCheetah-v5", *SHORT, "--runs-dir", str(tmp_path), "--steps", "1000000"]
+    process = script("sac", *flags, "--eval-every", "1000000")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        files = list(tmp_path.rglob("metrics.csv"))
+        if files and files[0].stat().st_size > 200:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "--resume" in output
+    (run_dir,) = [path.parent for path in tmp_path.rglob("run.json")]
+    stopped_at = load_checkpoint(run_dir / "checkpoints" / "latest.pt")["trainer"]["counters"]["env_steps"]
+    assert main(BENCHMARK, ["--resume", str(run_dir), "--steps", str(stopped_at + 40)]) == 0
+    steps = [int(step) for step, tag, _ in rows(run_dir) if tag == "value/q"]
+    assert steps == sorted(set(steps))
+    assert steps[-1] > stopped_at
+
+
+def test_the_script_itself_and_its_mistakes(tmp_path: Path) -> None:
+    """One line and a non-zero code each."""
+    cases = {
+        ("sac", "--task", "HalfChetah-v5"): "HalfCheetah-v5",
+        ("sac", "--task", "CartPole-v1"): "Discrete",
+        ("sac", "--device", "cuda:99"): "cuda:99",
+        ("sac", "--utd", "-1"): "--utd",
+        ("dsac-t", "--agent.initial-temperature", "0"): "--agent.initial-temperature",
+        ("td3", "--seed", "-1"): "--seed",
+        ("sac", "--dataset", "missing.hdf5"): "missing.hdf5",
+        ("sac", "--buffer-capacity", "1"): "too small",
+        ("--resume", str(tmp_path / "nowhere")): "not a run folder",
+        ("sac", "--runs-dir", "pyproject.toml"): "pyproject.toml",
+    }
+    processes = {arguments: script(*arguments) for arguments in cases}
+    for arguments, process in processes.items():
+        try:
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+        assert process.returncode != 0, arguments
+        assert "Traceback" not in errors, errors
+        assert errors.startswith("error: "), errors
+        assert len(errors.splitlines()) == 1, errors
+        assert cases[arguments] in errors, errors
+
+
+def test_an_evaluation_is_filmed(tmp_path: Path) -> None:
+    try:
+        rendering_backend()
+    except UserError as error:
+        pytest.skip(str(error))
+    run_dir = run_in_process("sac", tmp_path, "--steps", "60", "--video")
+    (video,) = (run_dir / "videos").iterdir()
+    assert video.name == "step-60.mp4"
+    with imageio.get_reader(video) as frames:
+        assert frames.count_frames() == 51  # Reacher's 50 steps and the first frame
+
+
+def test_help_shows_the_defaults_of_the_chosen_task() -> None:
+    process = script("td3", "--task", "Ant-v5", "--help")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "(default: Ant-v5)" in output
+    assert "10000" in output[output.index("--warmup-steps") :][:200]
+    assert "--agent.target-noise-clip" in output
+
+
+def test_help_shows_each_example_on_a_line_of_its_own() -> None:
+    command = [sys.executable, "experiments/evaluate.py", "--help"]
+    shown = subprocess.run(command, cwd=ROOT, text=True, capture_output=True).stdout.splitlines()
+    examples = [line for line in (evaluate.__doc__ or "").splitlines() if line.startswith("python ")]
+    assert len(examples) > 1
+    assert set(examples) <= set(shown)
+
+
+def test_unknown_flags_are_refused_with_a_suggestion() -> None:
+    process = script("sac", "--agent.hiden", "16")
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "--agent.hidden" in output + errors
+
+
+@pytest.mark.parametrize("task", sorted(MUJOCO_TASKS))
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+def test_presets_name_existing_settings(agent: str, task: str) -> None:
+    preset = MUJOCO_TASKS[task].preset.get(agent, {})
+    benchmark = Benchmark("mujoco", task, BENCHMARK.make, lambda agent, task: preset)
+    experiment = default_experiment(benchmark, agent, task)
+    for name, value in {**AGENTS[agent].preset, **preset}.items():
+        assert getattr(experiment.train, name) == value
+
+
+# ARSQ's settings per D4RL task: levels, bins, temperature, demonstration loss, its rows, its weight on the
+# mean, its floor (the authors' public code; its margin loss sums over a batch of 512).
+ARSQ_SETTINGS = {
+    "halfcheetah-medium-v2": (1, 41, 0.01, "cql", "demos", 1.0, -1),
+    "halfcheetah-medium-replay-v2": (1, 41, 0.01, "margin", "all", 51.2, -1),
+    "halfcheetah-medium-expert-v2": (1, 41, 0.01, "margin", "all", 51.2, -1),
+    "hopper-medium-v2": (2, 7, 0.01, "cql", "demos", 0.5, -1),
+    "hopper-medium-replay-v2": (2, 7, 0.01, "margin", "all", 15.36, 1),
+    "hopper-medium-expert-v2": (2, 7, 0.01, "cql", "demos", 2.0, -1),
+    "walker2d-medium-v2": (1, 41, 0.01, "cql", "demos", 10.0, 0),
+    "walker2d-medium-replay-v2": (1, 41, 0.01, "margin", "all", 51.2, -1),
+    "walker2d-medium-expert-v2": (1, 41, 0.01, "cql", "demos", 10.0, 0),
+    "ant-medium-v2": (1, 41, 0.1, "cql", "demos", 5.0, -1),
+    "door-human-v1": (1, 41, 0.1, "cql", "demos", 5.0, -1),
+}
+
+
+@pytest.mark.parametrize("task", ARSQ_SETTINGS)
+def test_arsq_has_the_papers_settings_on_each_task(task: str) -> None:
+    experiment = default_experiment(d4rl.BENCHMARK, "arsq", task)
+    agent, loop = experiment.agent, experiment.train
+    found = (agent.levels, agent.bins, agent.temperature, agent.demo_loss, agent.demo_rows)
+    assert (*found, pytest.approx(agent.demo_weight), agent.demo_floor) == ARSQ_SETTINGS[task]
+    assert (agent.td_weight, agent.act_with, agent.lr, agent.tau) == (1.0, "online", 3e-4, 0.005)
+    assert (agent.hidden, agent.activation) == ((512, 512, 512), "tanh")
+    assert (loop.steps, loop.batch_size, loop.demo_fraction, loop.utd) == (500_000, 512, 0.5, 1.0)
+    assert (loop.warmup_steps, loop.offline_steps, loop.discount, loop.n_step) == (0, 0, 0.99, 1)
+
+
+def test_cqns_atoms_reach_as_far_as_d4rls_experts() -> None:
+    for name, task in TASKS.items():
+        agent = default_experiment(d4rl.BENCHMARK, "cqn", name).agent
+        horizon = (1 - 0.99**task.max_episode_steps) / 0.01
+        expert = task.max_score / task.max_episode_steps * horizon
+        assert agent.v_min <= min(0.0, task.min_score / task.max_episode_steps * horizon), name
+        assert agent.v_max > expert, name
+
+
+@pytest.mark.parametrize(("kind", "largest"), [("antmaze", 1), ("kitchen", 4), ("maze2d", 100)])
+def test_cqns_atoms_and_margin_tell_small_returns_apart(kind: str, largest: float) -> None:
+    for name in TASKS:
+        if name.startswith(kind):
+            agent = default_experiment(d4rl.BENCHMARK, "cqn", name).agent
+            assert 0.25 <= largest / (agent.v_max - agent.v_min) <= 1
+            assert agent.margin == pytest.approx((agent.v_max - agent.v_min) / 400)
+
+
+def test_a_run_says_so_when_the_data_go_beyond_cqns_atoms(
+    hopper_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_d4rl("cqn", tmp_path, hopper_data, "--offline", "--steps", "1", "--agent.v-max", "0.5")
+    assert "CQN's atoms -10 to 0.5: what lies beyond is cut" in capsys.readouterr().out
+    run_d4rl("cqn", tmp_path, hopper_data, "--offline", "--steps", "1", "--agent.atoms", "1")
+    assert "atoms" not in capsys.readouterr().out
+
+
+def test_cqns_atoms_have_to_reach_what_a_door_that_stays_open_is_worth(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """20 a step for ever, 2,000, though 50 steps of it are 790; a tenth of the range beyond is let pass."""
+    states, actions = {"state": np.zeros((51, 39), np.float32)}, np.zeros((50, 28), np.float32)
+    episode = Episode(states, actions, np.full(50, 20, np.float32), terminated=False)
+    preset = default_experiment(d4rl.BENCHMARK, "cqn", "door-human-v1")
+    for v_max, warns in ((preset.agent.v_max, False), (1_900.0, False), (1_500.0, True)):
+        agent = dataclasses.replace(preset.agent, v_max=v_max)
+        common._warn_of_returns(dataclasses.replace(preset, agent=agent), [episode])
+        assert ("2,000.0, CQN's atoms" in capsys.readouterr().out) == warns
+
+
+@pytest.mark.parametrize(
+    ("agent", "idle", "awake"),
+    [
+        ("arsq", ["--agent.advantage-tau", "0.001"], ["--agent.act-with", "target"]),
+        ("bc", ["--agent.greedy", "median"], ["--agent.policy", "arsq"]),
+    ],
+)
+def test_a_setting_that_does_nothing_beside_another_is_named(
+    agent: str,
+    idle: list[str],
+    awake: list[str],
+    hopper_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = ["--offline", "--steps", "1", *idle]
+    run_d4rl(agent, tmp_path / "idle", hopper_data, *flags)
+    assert f"warning: {idle[0]} has no effect without {' '.join(awake)}" in capsys.readouterr().out
+    run_d4rl(agent, tmp_path / "awake", hopper_data, *flags, *awake)
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_demonstrations_that_take_longer_than_the_task_allows_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copies = SimpleNamespace(spaces=Spaces(state_dim=39, action_dim=28))
+
+    def load(*lengths: int) -> str:
+        episodes = [
+            Episode(
+                {"state": np.zeros((length + 1, 39), np.float32)},
+                np.zeros((length, 28), np.float32),
+                np.zeros(length, np.float32),
+                terminated=False,
+            )
+            for length in lengths
+        ]
+        write_d4rl(tmp_path / "door.hdf5", episodes, {})
+        found = d4rl.BENCHMARK.load_data("door-human-v1", str(tmp_path / "door.hdf5"), copies)
+        assert [len(episode) for episode in found] == list(lengths)
+        return capsys.readouterr().out
+
+    assert load(150, 200) == ""
+    assert "1 of the 2 episodes are longer than the 200 steps that door-human-v1 gives" in load(200, 201)
+
+
+def test_kitchens_recorded_rewards_become_the_tasks_when_they_are_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D4RL's files count finished parts in every step; where each was paid once already nothing changes."""
+    copies = SimpleNamespace(spaces=Spaces(state_dim=60, action_dim=9))
+    states = np.zeros((7, 60), np.float32)
+    states[3:, 22] = -0.75  # the microwave is open from step 2 on
+    actions, path = np.zeros((6, 9), np.float32), str(tmp_path / "kitchen.hdf5")
+
+    def load(*rewards: float) -> tuple[list[float], str]:
+        write_d4rl(path, [Episode({"state": states}, actions, np.float32(rewards), terminated=True)], {})
+        (found,) = d4rl.BENCHMARK.load_data("kitchen-complete-v0", path, copies)
+        return found.reward.tolist(), capsys.readouterr().out
+
+    rewards, said = load(0, 0, 1, 1, 2, 2)
+    assert rewards == [0, 0, 1, 0, 0, 0]
+    assert said.startswith("rewards: recorded for every finished part in every step")
+    assert load(0, 0, 1, 0, 1, 0) == ([0, 0, 1, 0, 1, 0], "")
+
+
+def test_few_human_door_demonstrations_succeed_in_the_tasks_time(capsys: pytest.CaptureFixture[str]) -> None:
+    """What results/door.md explains the success rates on door by."""
+    copies = SimpleNamespace(spaces=Spaces(state_dim=39, action_dim=28))
+    path = str(real_file("adroit/door-v0_demos.pickle"))
+    angles = [
+        episode.obs["state"][:, 28] for episode in d4rl.BENCHMARK.load_data("door-human-v1", path, copies)
+    ]
+    assert "25 of the 25 episodes are longer than the 200 steps" in capsys.readouterr().out
+    assert sum(angle.max() >= 1.35 for angle in angles) == 7
+    assert sum(angle[:201].max() >= 1.35 for angle in angles) == 6
+
+
+def test_settings_of_data_that_are_given_without_any_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--demo-count", "5", "--join-capacity", "100", "--demo-percentile", "50", "--no-standardize"]
+    run_in_process("sac", tmp_path, "--steps", "60", *flags)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert said == [
+        f"warning: --{name} has no effect without recorded data"
+        for name in ("demo-count", "no-standardize", "join-capacity")
+    ]
+
+
+def test_steps_that_no_batch_would_hold_are_named(
+    hopper_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    online, offline = ["--steps", "4", "--warmup-steps", "0"], ["--steps", "4", "--offline"]
+    for agent, flags, warns in (("bc", online, True), ("bc", offline, False), ("cqn", online, False)):
+        run_d4rl(agent, tmp_path / agent / str(warns), hopper_data, *flags)
+        assert ("the environment steps teach nothing" in capsys.readouterr().out) == warns
+
+
+def test_no_two_buffers_of_neighbouring_seeds_draw_the_same_rows(hopper_data: Path) -> None:
+    episodes = load_episodes(hopper_data)
+    drawn = []
+    for seed in (1, 2, 3):
+        buffers = make_buffers(
+            Spaces(state_dim=11, action_dim=3),
+            Data(episodes, episodes),
+            TrainConfig(join_capacity=100),
+            device=torch.device("cpu"),
+            seed=seed,
+            grows=False,
+            saved=None,
+        )
+        assert buffers.demos is not None
+        drawn += [tuple(each.sample(64).reward.tolist()) for each in (buffers.replay, buffers.demos)]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_an_offline_run_takes_no_room_beyond_its_data(hopper_data: Path, tmp_path: Path) -> None:
+    lengths = [len(episode) + 1 for episode in load_episodes(hopper_data)]
+    least = 3 + 1 + 1  # n-step, one frame, and one
+    common = ["--offline", "--steps", "2", "--n-step", "3", "--join-capacity", "500"]
+    for flags, rows_of_data in (([], sum(lengths) + max(lengths)), (["--no-seed-replay"], 0)):
+        run_dir = run_d4rl("cqn", tmp_path / str(len(flags)), hopper_data, *common, *flags)
+        saved = load_checkpoint(run_dir / "checkpoints" / "latest.pt")["trainer"]
+        assert len(saved["replay"]["starts_in_row"]) == rows_of_data + least
+        assert saved["joined"] is None
+
+
+def test_bc_without_demonstrations_in_its_batches(
+    hopper_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="--demo-fraction 0 of --batch-size 16 is none"):
+        run_d4rl("bc", tmp_path, hopper_data, "--demo-fraction", "0")
+    run_in_process("bc", tmp_path, "--steps", "40")
+    assert "there are none: it will learn nothing" in capsys.readouterr().out
+
+
+def test_errors_in_the_selection_name_the_data(hopper_data: Path, tmp_path: Path) -> None:
+    flags = ("--demo-percentile", "0", "--demo-ratio", "0.01", "--demo-count", "3")
+    with pytest.raises(UserError, match=r"hopper\.hdf5: demo percentile 0 and ratio 0\.01 select none of 12"):
+        run_d4rl("arsq", tmp_path, hopper_data, *flags)
+
+
+def test_evaluations_see_observations_as_training_does(
+    hopper_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the script's own benchmark: an acting agent sees what is standardised as the data are."""
+    seen = []
+    original = AGENTS["bc"].make.act
+
+    def act(self, obs, *, deterministic):  # type: ignore[no-untyped-def]
+        seen.append(obs["state"].clone())
+        return original(self, obs, deterministic=deterministic)
+
+    monkeypatch.setattr(AGENTS["bc"].make, "act", act)
+    flags = ["--offline", "--steps", "2", "--eval-every", "2", "--eval-episodes", "3", "--device", "cpu"]
+    flags += ["--task", "hopper-medium-v2", "--dataset", str(hopper_data), "--runs-dir", str(tmp_path)]
+    assert main(d4rl.BENCHMARK, ["bc", *flags]) == 0
+    mean, std = observation_statistics(load_episodes(hopper_data))
+    first = d4rl_env.make("hopper-medium-v2", 3).reset(evaluation_seed(1, 2))["state"]
+    np.testing.assert_allclose(seen[0].numpy(), (first - mean) / std, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["dsac-t", "--agent.hiden", "3"],
+            "Unrecognized options: --agent.hiden, 3; did you mean --agent.hidden",
+        ),
+        (["dsac-t", "--steps", "1e6"], "Error parsing --steps: invalid literal for int"),
+        (["dsact"], "no agent called 'dsact'; did you mean dsac-t?"),
+        (["nothing"], "no agent called 'nothing'; there are arsq, "),
+        (["sac", "--seed", str(2**64)], f"--seed is {2**64}, expected 0 to "),
+        (
+            ["sac", "--agent.log-std-range", "2", "-20"],
+            "--agent.log-std-range is 2 to -20, expected",
+        ),
+        (["sac", "--resume", "/nowhere"], "/nowhere is not a run folder"),
+        (["sac", "--offline", "--offline-steps", "3"], "--offline-steps has to be 0"),
+        (["sac", "--rescale-actions"], "--rescale-actions takes the range from data: give --dataset FILE"),
+    ],
+)
+def test_a_mistyped_command_is_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        main(BENCHMARK, arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_what_a_resumed_run_cannot_be(tmp_path: Path) -> None:
+    run_dir = str(run_in_process("sac", tmp_path, "--steps", "80"))
+    with pytest.raises(UserError, match=r"--steps is 30, but the run has done 80 already"):
+        main(BENCHMARK, ["--resume", run_dir, "--steps", "30"])
+    with pytest.raises(UserError, match="is a run of sac, not of td3"):
+        main(BENCHMARK, ["td3", "--resume", run_dir])
+    with pytest.raises(UserError, match=r"is a run of experiments/train_mujoco\.py: go on with it there"):
+        main(d4rl.BENCHMARK, ["--resume", run_dir])
+    with lock_run(Path(run_dir)), pytest.raises(UserError, match="another process is training this run"):
+        main(BENCHMARK, ["--resume", run_dir])
+    assert main(BENCHMARK, ["sac", "--resume", run_dir, "--steps", "84"]) == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        "from envs.gym import make; make.make('Reacher-v5', 1)",
+        "from envs.d4rl import env; env.make('hopper-medium-v2', 1)",
+        "from envs.d4rl import env; env.make('door-human-v1', 1)",
+        "from envs.panda import env; env.make('reach_target', 1)",
+    ],
+)
+def test_a_library_that_draws_is_not_needed_to_train(make: str) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", f"{make}.reset(0)"],
+        cwd=ROOT, text=True, capture_output=True, env={**os.environ, "MUJOCO_GL": "bogus"}, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+
+
+def test_a_checkpoint_of_another_network_is_one_clear_error(tmp_path: Path) -> None:
+    run_dir = run_in_process("sac", tmp_path, "--steps", "80")
+    (run_dir / "config.yaml").write_text(
+        (run_dir / "config.yaml").read_text().replace("hidden:\n  - 16\n", "hidden:\n  - 8\n")
+    )
+    with pytest.raises(UserError, match="does not fit this run"):
+        main(BENCHMARK, ["--resume", str(run_dir)])
+
+
+def test_a_resumed_run_keeps_its_settings(tmp_path: Path) -> None:
+    run_dir = run_in_process("sac", tmp_path, "--steps", "80")
+    for flags in (["--agent.hidden", "8"], ["--task", "Hopper-v5"], ["--utd", "1"], ["--seed", "2"]):
+        with pytest.raises(UserError, match=f"{flags[0]} cannot change"):
+            main(BENCHMARK, ["--resume", str(run_dir), *flags])
+    best, latest = (run_dir / "checkpoints" / name for name in ("best.pt", "latest.pt"))
+    latest.write_bytes(best.read_bytes())
+    with pytest.raises(UserError, match="policy alone"):
+        main(BENCHMARK, ["--resume", str(run_dir)])
+
+
+def test_benchmark_writes_its_timings(tmp_path: Path) -> None:
+    output = tmp_path / "deep" / "timings.json"
+    command = [sys.executable, "experiments/benchmark.py", "--agents", "sac", "--num-envs", "2"]
+    command += ["--hidden", "16", "--batch-size", "16", "--repeats", "5", "--iterations", "30"]
+    result = subprocess.run([*command, "--output", str(output)], cwd=ROOT, text=True, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    content = json.loads(output.read_text())
+    timings = content["timings"]["sac"]
+    assert set(timings) == {"update", "floor", "sample", "act", "environment", "iteration"}
+    assert all(value > 0 for value in timings.values())
+    assert content["hardware"]["cores"] >= 1
+
+
+def test_compare_gathers_seeds(tmp_path: Path) -> None:
+    finals = []
+    for seed in ("1", "2"):
+        run_dir = run_in_process("sac", tmp_path / "runs", "--steps", "120", "--seed", seed)
+        finals.append(float([value for _, tag, value in rows(run_dir) if tag == "eval/return"][-1]))
+    with (run_dir / "metrics.csv").open("a") as file:
+        file.write("120,eval/re")  # a run killed while it wrote
+    output = tmp_path / "out"
+    command = [sys.executable, "experiments/compare.py", str(output), str(tmp_path / "runs")]
+    result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    report = (output / "README.md").read_text()
+    assert f"{np.mean(finals):,.1f} ± {np.std(finals, ddof=1):,.1f}" in report
+    assert len(json.loads((output / "runs.json").read_text())) == 2
+    with (output / "curves.csv").open() as file:
+        curve = [(row["seed"], row["step"]) for row in csv.DictReader(file) if row["tag"] == "eval/return"]
+    assert curve == [("1", "60"), ("1", "120"), ("2", "60"), ("2", "120")]
+    assert (output / "Reacher-v5.png").stat().st_size > 1000
+
+
+def test_compare_adds_a_seed_to_published_runs(tmp_path: Path) -> None:
+    """The run folders may be gone by then."""
+    output, runs = tmp_path / "out", tmp_path / "runs"
+
+    def compare(*inputs: Path) -> dict[str, str]:
+        command = [sys.executable, "experiments/compare.py", str(output), *map(str, inputs), "--minutes", "9"]
+        result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+        assert result.returncode == 0, result.stderr
+        return {path.name: path.read_text() for path in output.iterdir() if path.suffix != ".png"}
+
+    rates = {"1": "0.001", "2": "0.001", "3": "0.01"}
+    flags = {
+        seed: ("--steps", "60", "--seed", seed, "--agent.actor-lr", rate) for seed, rate in rates.items()
+    }
+    folders = {seed: run_in_process("sac", runs / seed, *flags[seed]) for seed in rates}
+    at_once = compare(runs)
+    compare(runs / "1", runs / "3")
+    shutil.rmtree(folders["1"])
+    shutil.rmtree(folders["3"])
+    assert compare(output, runs) == at_once
+    assert compare(output, runs) == at_once  # given twice, a run counts once
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A folder with two published runs, of the same name as they began in the same second."""
+    curve = {step: {"eval/return": float(step)} for step in (100, 200)}
+    info, seconds = {"command": "-"}, {100: 2.0}
+    runs = [
+        Run("s1-20261126-091951", "task", "sac", "sac", 1, info, {"agent.tau": tau}, curve, seconds)
+        for tau in (0.1, 0.2)
+    ]
+    write_curves(tell_apart(runs), tmp_path / "out" / "curves.csv")
+    write_runs(tell_apart(runs), tmp_path / "out" / "runs.json")
+    return tmp_path / "out"
+
+
+def test_compare_keeps_runs_of_one_name_apart(published: Path, tmp_path: Path) -> None:
+    runs = find_runs([published])
+    assert [(run.label, run.final("eval/return"), run.training_s) for run in runs] == [
+        ("sac tau=0.1", 200.0, {100: 2.0}),
+        ("sac tau=0.2", 200.0, {100: 2.0}),
+    ]
+    longer = [dataclasses.replace(run, evaluations={300: {"eval/return": 7.0}}) for run in runs]
+    write_curves(longer, tmp_path / "longer" / "curves.csv")
+    write_runs(longer, tmp_path / "longer" / "runs.json")
+    for folders in ([published, tmp_path / "longer"], [tmp_path / "longer", published]):
+        assert [run.final("eval/return") for run in find_runs(folders)] == [7.0, 7.0]
+    with pytest.raises(UserError, match=f"no run with an evaluation in {tmp_path}$"):
+        find_runs([published, tmp_path])  # what lies below is not taken for runs
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "reason"),
+    [
+        ("curves.csv", "200,eval/return,200.0\n", "200,ev", "a line of curves.csv is not whole"),
+        ("curves.csv", "tau=0.2", "tau=0.3", "do not hold the same runs"),
+        ("curves.csv", ",run,", ",", "a line of curves.csv is not whole"),
+        ("curves.csv", "200.0", "many", "could not convert"),
+        ("curves.csv", "task,sac", '"' + "x" * 200_000, "field larger than"),
+        ("runs.json", '"settings"', '"setting"', "from before settings were published"),
+        ("runs.json", '"seed"', '"sed"', "no 'seed'"),
+        ("runs.json", '{"command": "-"}', "null", "not iterable"),
+        ("runs.json", "{", "[", "delimiter"),
+    ],
+)
+def test_compare_refuses_damaged_publications(
+    published: Path, name: str, old: str, new: str, reason: str
+) -> None:
+    content = (published / name).read_text()
+    content = json.dumps(json.loads(content)) if name == "runs.json" else content
+    assert old in content
+    (published / name).write_text(content.replace(old, new, 1))
+    with pytest.raises(UserError, match=f"the published runs in .*out cannot be read back: .*{reason}"):
+        find_runs([published])
+
+
+def test_quickstart_ends_with_the_data_and_both_agents_in_one_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--bc-updates", "10", "--arsq-updates", "10", "--runs-dir", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["quickstart.py", *flags])
+    assert quickstart.main() == 0
+    table = capsys.readouterr().out.rpartition("return and normalised score")[2]
+    assert [line.split("│")[1].strip() for line in table.splitlines() if "│" in line] == [
+        "data",
+        "bc",
+        "arsq",
+    ]
+    assert {run.agent for run in find_runs([tmp_path])} == {"arsq", "bc"}
+    episodes = load_episodes(quickstart.DATASET, state_dim=11, action_dim=3)
+    assert np.mean([episode.episode_return for episode in episodes]) > 1500
+    assert quickstart.DATASET.stat().st_size < 5e6
+
+
+def test_compare_tells_runs_of_different_settings_apart(tmp_path: Path) -> None:
+    for rate in ("0.001", "0.01"):
+        run_in_process("sac", tmp_path, "--steps", "60", "--agent.actor-lr", rate, "--threads", "1")
+    labels = [run.label for run in find_runs([tmp_path])]
+    assert labels == ["sac actor_lr=0.001", "sac actor_lr=0.01"]
+
+
+def test_compare_tells_runs_of_different_buffers_apart(tmp_path: Path) -> None:
+    """Their size decides what is learnt once it is smaller than the run."""
+    for rows_of_it in ("4000", "100"):
+        run_in_process("sac", tmp_path, "--steps", "60", "--buffer-capacity", rows_of_it)
+    assert len({run.label for run in find_runs([tmp_path])}) == 2
+
+
+def test_compare_names_once_what_most_experiments_share() -> None:
+    """Not what one seed more or less would change, and never so that two experiments have one label."""
+
+    def labels(*experiments: tuple[int, str, int]) -> list[str]:
+        runs = [
+            Run(
+                "s",
+                "task",
+                "arsq",
+                "arsq",
+                seed,
+                {},
+                {"agent.bins": bins, "train.data": f"data/{data}"},
+                {},
+                {},
+            )
+            for bins, data, seeds in experiments
+            for seed in range(seeds)
+        ]
+        found = tell_apart(runs)
+        assert len(group(found)) == len(experiments)
+        named = [run.label for run in found]
+        return [*dict.fromkeys(named), *unnamed_settings(found)]
+
+    assert labels((5, "a", 3)) == ["arsq"]  # nothing differs
+    assert labels((5, "a", 3), (7, "b", 1)) == ["arsq bins=5 data=a", "arsq bins=7 data=b"]
+    for seeds in (1, 9):
+        assert labels((5, "a", 1), (7, "a", seeds), (7, "b", 1)) == [
+            "arsq bins=5",
+            "arsq",
+            "arsq data=b",
+            "arsq on task, unless named: bins=7, data=a.",
+        ]
+    assert labels((5, "a", 1), (6, "b", 1), (7, "c", 1))[:2] == ["arsq bins=5 data=a", "arsq bins=6 data=b"]
+    rates = [{"agent.lr": agent, "train.lr": train} for agent, train in ((1, 1), (2, 1), (1, 2))]
+    alike = tell_apart([Run("s", "task", "sac", "sac", 1, {}, rate, {}, {}) for rate in rates])
+    assert [run.label for run in alike] == ["sac", "sac agent.lr=2", "sac train.lr=2"]
+
+
+def test_compare_tells_how_often_runs_succeeded() -> None:
+    curve = {step: {"eval/return": 9.0, "eval/success": share} for step, share in ((100, 0.5), (200, 0.75))}
+    runs = [
+        Run("s1", "task", "arsq", "arsq", 1, {}, {}, curve, {}),
+        Run("s1", "task", "bc", "bc", 1, {}, {}, {100: {"eval/return": 9.0}}, {}),
+    ]
+    header, _, arsq, bc = table(runs).splitlines()
+    assert header.endswith("| best evaluation | success |")
+    assert arsq.endswith("| 9.0 | 9.0 | 0.75 |")
+    assert bc.endswith("| 9.0 | 9.0 |  |")
+
+
+def test_compare_counts_no_seeds_of_two_experiments() -> None:
+    """A run that first trained offline is another experiment; one that is longer or shorter says so."""
+    settings = {"train.offline_steps": 40, "train.steps": 9, "train.eval_every": 3}
+    assert comparable("nobody", settings) == {"train.offline_steps": 40}
+
+    def runs(*last: int) -> list[Run]:
+        return [Run("s", "task", "sac", "sac", 1, {}, {}, {step: {"eval/return": 1.0}}, {}) for step in last]
+
+    assert lengths(runs(600_002, 600_015)) == "600,015"
+    assert lengths(runs(5_000, 60_000, 60_000)) == "5,000 to 60,000"
+
+
+@pytest.mark.filterwarnings("error")
+def test_compare_shows_a_run_that_diverged() -> None:
+    assert mean_and_spread([math.nan, 1.0]) == "nan ± nan"
+    assert mean_and_spread([math.inf, 1.0]) == "inf ± nan"
+    assert mean_and_spread([1.0, 2.0, 6.0]) == "3.0 ± 2.6"
+
+
+def test_compare_without_runs_writes_nothing(published: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in published.iterdir()}
+    with pytest.raises(UserError, match="at least one folder"):
+        compare.main(published, ())
+    assert {path: path.read_bytes() for path in published.iterdir()} == before
+    run = run_in_process("sac", tmp_path / "runs", "--steps", "60")
+    (run / "run.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"is not a complete run folder: run\.json holds"):
+        compare.main(published, (tmp_path / "runs",))
+
+
+@pytest.mark.usefixtures("rounding")
+def test_compare_takes_runs_from_before_a_setting_to_have_its_default(tmp_path: Path) -> None:
+    old = run_in_process("sac", tmp_path, "--steps", "60")
+    config = yaml.safe_load((old / "config.yaml").read_text())
+    del config["matmul_precision"], config["agent"]["tau"], config["train"]["n_step"]
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    flags = ["--matmul-precision", "medium", "--agent.tau", "0.01", "--n-step", "3"]
+    run_in_process("sac", tmp_path, "--steps", "60", *flags)
+    labels = {run.label for run in find_runs([tmp_path])}
+    assert labels == {
+        "sac tau=0.005 matmul_precision=highest n_step=1",
+        "sac tau=0.01 matmul_precision=medium n_step=3",
+    }
+    run_in_process("sac", tmp_path / "same", "--steps", "60", "--seed", "2")
+    run_in_process("sac", tmp_path / "bounded", "--steps", "60", "--agent.target-entropy", "-9")
+    labels = {run.label for run in find_runs([old, tmp_path / "bounded"])}
+    assert labels == {"sac target_entropy=-9.0", "sac target_entropy=None"}  # None is the default
+    assert len({run.label for run in find_runs([old, tmp_path / "same"])}) == 1
+
+
+def test_compare_at_equal_training_time() -> None:
+    curve = {step: {"eval/return": float(step)} for step in (100, 200, 300)}
+    make = lambda agent, pace: Run(  # noqa: E731
+        agent, "task", agent, agent, 1, {}, {}, curve, {step: pace * step for step in range(0, 301, 50)}
+    )
+    fast, slow = make("fast", 0.1), make("slow", 1.0)
+    assert [run.after(2.0, "eval/return") for run in (fast, slow)] == [300.0, 100.0]
+    assert slow.after(1.0, "eval/return") is None  # nothing was evaluated within a minute
+    header, _, *lines = table([fast, slow], minutes=2.0).splitlines()
+    assert header.endswith("| minutes of training | return after 2 minutes |")
+    assert [line.split("| ")[-2:] for line in lines] == [["0.50 ", "300.0 |"], ["5.0 ", "100.0 |"]]
+
+
+@pytest.mark.filterwarnings("error")  # matplotlib warns where it finds no room for the curves
+def test_compare_draws_curves_beside_many_long_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colors = []
+    draw = Axes.plot
+    monkeypatch.setattr(
+        Axes, "plot", lambda *args, **kwargs: (colors.append(kwargs["color"]), draw(*args, **kwargs))[1]
+    )
+    curve = {step: {"eval/return": float(step)} for step in (100, 200, 300)}
+    settings = " ".join(f"a_setting_{index}=0.001" for index in range(12))
+    labels = ["sac", *(f"arsq number={index} {settings}" for index in range(20))]
+    heights = []
+    for count in (1, 10, len(labels)):
+        colors.clear()
+        runs = [Run("s1", "task", label, label, 1, {}, {}, curve, {}) for label in labels[:count]]
+        plot("task", runs, tmp_path / "curves.png")
+        heights.append(len(imageio.imread(tmp_path / "curves.png")))
+        assert len(set(colors)) == count
+    assert heights[2] > 2 * heights[0]  # by the labels: the curves keep their room
+
+
+def test_compare_names_values_as_shortly_as_tells_them_apart() -> None:
+    paths = ["a/expert/main.hdf5", "b/medium/main.hdf5"]
+    assert shortest_names(paths) == {paths[0]: "expert/main.hdf5", paths[1]: "medium/main.hdf5"}
+    assert shortest_names(["0.1", "0.1"]) == {"0.1": "0.1"}
+
+
+def test_the_hint_after_an_interruption_names_a_script_that_resumes(tmp_path: Path) -> None:
+    hint = resume_hint("experiments/train_d4rl.py", tmp_path)
+    result = subprocess.run([*shlex.split(hint), "--help"], text=True, capture_output=True)
+    assert "not a run folder" in result.stderr
+    assert result.returncode != 0
+
+
+D4RL = Benchmark(
+    name="d4rl",
+    default_task="hopper-medium-v2",
+    make=lambda task, num_envs, processes, render: d4rl_env.make(task, num_envs, processes=processes),
+    preset=d4rl_preset,
+    load_data=lambda task, given, copies: load_episodes(given or "", state_dim=11, action_dim=3),
+    normalized_score=lambda task: lambda value: float(normalized_score(task, value)),
+)
+
+
+@pytest.fixture
+def hopper_data(tmp_path: Path) -> Path:
+    """Twelve random episodes in D4RL's layout."""
+    random = np.random.default_rng(0)
+    episodes = [
+        Episode(
+            {"state": random.normal(3, 2, (length + 1, 11)).astype(np.float32)},
+            random.uniform(-1, 1, (length, 3)).astype(np.float32),
+            random.normal(size=length).astype(np.float32),
+            terminated=bool(length % 2),
+        )
+        for length in range(15, 27)
+    ]
+    path = tmp_path / "hopper.hdf5"
+    write_d4rl(path, episodes, {})
+    return path
+
+
+def run_d4rl(agent: str, runs_dir: Path, data: Path, *flags: str) -> Path:
+    arguments = [agent, "--task", "hopper-medium-v2", "--dataset", str(data), "--runs-dir", str(runs_dir)]
+    arguments += [
+        "--batch-size",
+        "16",
+        "--buffer-capacity",
+        "2000",
+        "--eval-every",
+        "40",
+        "--log-every",
+        "20",
+    ]
+    arguments += ["--eval-episodes", "2", "--agent.hidden", "16", "16", "--threads", "1", "--device", "cpu"]
+    before = set(runs_dir.rglob("run.json"))
+    assert main(D4RL, [*arguments, *flags]) == 0
+    (new,) = set(runs_dir.rglob("run.json")) - before
+    return new.parent
+
+
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+@pytest.mark.parametrize("mode", ["online", "offline", "offline then online"])
+def test_every_agent_learns_from_a_dataset(agent: str, mode: str, hopper_data: Path, tmp_path: Path) -> None:
+    flags = {
+        "online": ["--steps", "40"],
+        "offline": ["--offline", "--steps", "40"],
+        "offline then online": ["--offline-steps", "20", "--steps", "20"],
+    }[mode]
+    run_dir = run_d4rl(agent, tmp_path, hopper_data, *flags, "--demo-ratio", "50", "--demo-percentile", "100")
+    values = {tag: float(value) for step, tag, value in rows(run_dir) if step == "40"}
+    assert {"eval/return", "eval/normalized_score"} <= set(values)
+    checkpoint = load_checkpoint(run_dir / "checkpoints" / "latest.pt")
+    counters = checkpoint["trainer"]["counters"]
+    online = {"online": 40, "offline": 0, "offline then online": 20}[mode]
+    assert (counters["env_steps"], counters["offline_updates"]) == (online, 40 - online)
+    assert abs(checkpoint["scaling"]["mean"].mean() - 3) < 0.3
+    states = checkpoint["trainer"]["demos"]["fields"]["state"]
+    assert states.mean().abs() < 0.2
+    assert abs(states.std() - 1) < 0.2
+
+
+def test_a_run_with_data_resumes_exactly_without_the_data(hopper_data: Path, tmp_path: Path) -> None:
+    straight = run_d4rl("arsq", tmp_path / "a", hopper_data, "--steps", "80")
+    resumed = run_d4rl("arsq", tmp_path / "b", hopper_data, "--steps", "40")
+    hopper_data.unlink()
+    assert main(D4RL, ["--resume", str(resumed), "--steps", "80"]) == 0
+    assert rows(resumed) == rows(straight)
+    one, other = (load_checkpoint(d / "checkpoints" / "latest.pt")["trainer"] for d in (straight, resumed))
+    for key, value in one["agent"].items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, other["agent"][key]), key

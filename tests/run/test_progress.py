@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import io
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rlzoo.run import progress as module
+from rlzoo.run.progress import Progress, evaluation_table, tensorboard_hint
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def plain(total: int = 1000, **options: int) -> tuple[Progress, io.StringIO, Clock]:
+    output, clock = io.StringIO(), Clock()
+    return Progress(total, "arsq", console=Console(file=output), clock=clock, **options), output, clock
+
+
+def live(width: int) -> tuple[Progress, Terminal, Clock]:
+    output, clock = Terminal(), Clock()
+    console = Console(file=output, force_terminal=True, width=width, _environ={"TERM": "xterm"})
+    return Progress(1000, "arsq", console=console, clock=clock), output, clock
+
+
+def visible_lines(output: io.StringIO) -> list[str]:
+    """What was drawn, one item for each drawing of the live line, without control sequences."""
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.getvalue())
+    return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+
+def table_text(rows: list[Mapping[str, float]]) -> str:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(evaluation_table(rows))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_plain_lines_at_the_start_every_30_s_and_at_the_end() -> None:
+    progress, output, clock = plain()
+    with progress:
+        for step in range(1, 91):  # one step a second
+            clock.now += 1
+            progress.update(step, updates=2 * step)
+    start, *others = output.getvalue().splitlines()
+    assert start == "arsq: at 0 of 1,000 steps"
+    assert [line.split("  ")[1] for line in others] == [f"{step}/1,000 steps" for step in (30, 60, 90)]
+    assert others[1] == "arsq: 6%  60/1,000 steps  left 0:15:40  1 steps/s  2 updates/s  elapsed 0:01:00"
+
+
+def test_plain_line_at_each_evaluation_carries_its_numbers() -> None:
+    progress, output, clock = plain()
+    with progress:
+        clock.now += 2
+        progress.update(500, **{"train/episode_return": 12.345})
+        progress.evaluation(
+            500, {"eval/return": 3214.55, "eval/normalized_score": 98.76, "eval/success": float("nan")}
+        )
+    (line,) = output.getvalue().splitlines()[1:]
+    assert "50%  500/1,000 steps  eval 3,214.6  score 98.8  left 0:00:02  250 steps/s  train 12.3" in line
+    assert "success" not in line
+
+
+def test_rates_are_of_the_recent_past() -> None:
+    progress, output, clock = plain(total=10**6)
+    with progress:
+        step = 0
+        for speed in (10, 1000):  # two minutes slow, two minutes fast
+            for _ in range(120):
+                clock.now += 1
+                step += speed
+                progress.update(step)
+        progress.evaluation(step, {})
+    last = output.getvalue().splitlines()[-1]
+    assert "left 0:14:39  1,000 steps/s" in last  # 878,800 steps are left
+
+
+def test_resumed_run_counts_from_its_step() -> None:
+    progress, output, clock = plain(start_step=900, start_updates=500)
+    with progress:
+        clock.now += 10
+        progress.update(950, updates=520)
+        progress.evaluation(950, {})
+    lines = output.getvalue().splitlines()
+    assert lines[0] == "arsq: at 900 of 1,000 steps"
+    assert "95%  950/1,000 steps  left 0:00:10  5 steps/s  2 updates/s" in lines[1]
+
+
+def test_percentage_is_100_at_the_end_only() -> None:
+    progress, output, _ = plain()
+    with progress:
+        progress.evaluation(999, {})
+        progress.evaluation(1000, {})
+    assert [re.findall(r"\d+%", line) for line in output.getvalue().splitlines()[1:]] == [["99%"], ["100%"]]
+
+
+def test_note_between_plain_lines() -> None:
+    progress, output, _ = plain()
+    with progress:
+        progress.note("checkpoint [red] written " + 100 * "x")
+    assert output.getvalue().splitlines()[1] == "checkpoint [red] written " + 100 * "x"
+
+
+def test_live_line_is_redrawn_and_fits_the_terminal() -> None:
+    progress, output, clock = live(width=60)
+    with progress:
+        for step in range(1, 11):
+            clock.now += 1
+            progress.update(step, updates=step, **{"eval/return": 5.0, "train/episode_return": 4.0})
+    lines = visible_lines(output)
+    assert any("10/1,000 steps  eval 5  left 0:16:30" in line for line in lines)
+    assert max(map(len, lines)) <= 60
+    assert "\r" in output.getvalue()
+
+
+def test_live_line_is_drawn_four_times_a_second_at_most() -> None:
+    progress, output, clock = live(width=80)
+    with progress:
+        for step in range(1000):
+            clock.now += 0.001
+            progress.update(step)
+    assert len(visible_lines(output)) <= 7  # the first, 4 in that second, the last twice
+
+
+def test_note_stays_above_the_live_line() -> None:
+    progress, output, _ = live(width=40)
+    with progress:
+        progress.note("a [red] checkpoint is written")
+    assert "a [red] checkpoint is written" in visible_lines(output)
+    assert visible_lines(output)[-1].startswith("arsq")
+
+
+def test_update_costs_microseconds() -> None:
+    progress = Progress(10**9, "arsq", console=Console(file=io.StringIO()))
+    with progress:
+        times = []
+        for step in range(5000):
+            start = time.perf_counter()
+            progress.update(step, updates=step, **{"train/episode_return": 1.0})
+            times.append(time.perf_counter() - start)
+    assert sorted(times)[len(times) // 2] < 20e-6  # about 1e-6; a busy machine is slower
+
+
+def test_table_has_the_known_columns_only() -> None:
+    rows = [
+        {"step": 1000.0, "eval/return": 10.0, "eval/return_std": 2.5},
+        {"step": 2000.0, "eval/return": 8.0},
+    ]
+    text = table_text(rows)
+    assert re.search(r"1,000 │ +10 ± 2.5 │ best", text)
+    assert re.search(r"2,000 │ +8 │", text)
+    assert "score" not in text
+    assert "success" not in text
+    with_score = table_text([{**rows[0], "eval/normalized_score": 50.0, "eval/success": 0.25}])
+    assert re.search(r"10 ± 2.5 │ +50 │ +0.25 │", with_score)
+
+
+def test_table_without_any_evaluation() -> None:
+    assert "return" in table_text([])
+    assert "best" not in table_text([{"step": 1, "eval/return": float("nan")}])
+
+
+@pytest.mark.parametrize("best", [0, 1, 50, 98, 99])
+@pytest.mark.parametrize("count", [12, 13, 14, 100])
+def test_table_is_thinned_but_has_first_best_and_last(count: int, best: int) -> None:
+    best = min(best, count - 1)
+    kept = module._thinned(count, best)
+    assert len(kept) <= 12
+    assert {0, best, count - 1} <= set(kept)
+    assert kept == sorted(set(kept))
+    rows = [{"step": float(i), "eval/return": 1.0 if i == best else 0.0} for i in range(count)]
+    assert table_text(rows).count("best") == 1
+
+
+def test_tensorboard_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bin_dir = tmp_path / ".venv" / "bin"
+    bin_dir.mkdir(parents=True)
+    (bin_dir / "tensorboard").touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(bin_dir / "python"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    runs = tmp_path / "results" / "my runs"
+    assert tensorboard_hint(runs) == ".venv/bin/tensorboard --logdir 'results/my runs'"
+    monkeypatch.setenv("PATH", str(bin_dir))
+    assert tensorboard_hint(Path("results")) == "tensorboard --logdir results"
