@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from rlzoo.errors import UserError
+from rlzoo.settings import Settings
 from rlzoo.types import Batch
 
 Update = Callable[[Batch], dict[str, Tensor]]
@@ -62,12 +64,56 @@ def check_ordered(config: object, name: str) -> None:
         raise UserError(f"{flag} is {low:g} to {high:g}, expected the lower bound first")
 
 
+@dataclass(frozen=True)
+class Learning:
+    """What an agent is about to learn from, for `AgentConfig.remarks`.
+
+    Attributes:
+        batch_size: rows of a batch.
+        demo_rows: how many of them are demonstrations; 0 where there are none.
+        demo_fraction: the share asked for.
+        returns: the smallest and the largest discounted return from any step of the recorded data, computed
+            when it is called; None without data.
+    """
+
+    batch_size: int
+    demo_rows: int
+    demo_fraction: float
+    returns: Callable[[], tuple[float, float]] | None
+
+
+@dataclass(frozen=True)
+class AgentConfig(Settings):
+    """Base of every agent's hyperparameters."""
+
+    flag_prefix: ClassVar[str] = "agent."
+
+    def remarks(self, learning: Learning) -> list[str]:
+        """Warnings about these settings for what is about to be learned from, a line each.
+
+        Raises:
+            UserError: nothing can be learned.
+        """
+        return []
+
+    @property
+    def greedy_rules(self) -> tuple[str, ...]:
+        """The names of the ways to choose a deterministic action; empty where there is one way only."""
+        return ()
+
+
 class Agent(nn.Module):
     """A learner that acts. The loop sees nothing but this class.
 
     It is an `nn.Module` so that PyTorch's own `state_dict` holds the whole of it: networks, targets and
     log-temperature as parameters, running statistics as buffers, and the optimisers as extra state.
     """
+
+    Config: ClassVar[
+        type[AgentConfig]
+    ]  # of its hyperparameters; an agent is made by (spaces, config, device)
+    about: ClassVar[str]  # what it is and where it was published, one line for `--help`
+    sees_images: ClassVar[bool] = True  # False: it is refused on tasks with images
 
     optimizers: dict[str, torch.optim.Optimizer]
 

@@ -62,7 +62,7 @@ def test_file_in_place_of_the_root(tmp_path: Path) -> None:
 
 
 def test_info_of_a_new_run(tmp_path: Path) -> None:
-    script = str(PROJECT / "experiments" / "d4rl.py")
+    script = str(PROJECT / "experiments" / "train_d4rl.py")
     config = {"seed": 1, "agent": AgentConfig()}
     write_run_info(tmp_path, arguments=[script, "arsq", "--task", "two words"], config=config)
     info = info_of(tmp_path)

@@ -1,0 +1,58 @@
+"""Settings that check themselves: dataclasses whose fields say in their annotations what values they take."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar, get_type_hints
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from rlzoo.errors import UserError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]  # of a moving average: beyond 1 it runs away from what it follows
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what PyTorch's generators take
+Widths = Annotated[tuple[Count, ...], Field(min_length=1)]  # of layers
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base of every group of flags: making one checks its values against the annotations of its fields.
+
+    Raises:
+        UserError: a value outside what its annotation allows, named by its flag.
+    """
+
+    flag_prefix: ClassVar[str] = ""  # of the group's flags on the command line, such as "agent."
+
+    def __post_init__(self) -> None:
+        for name, adapter in _adapters(type(self)).items():  # type: ignore[arg-type]
+            value = getattr(self, name)
+            try:
+                adapter.validate_python(value)
+            except ValidationError as error:
+                expected = error.errors()[0]["msg"].removeprefix("Input should be ")
+                shown = f"{value:g}" if isinstance(value, float) else value
+                raise UserError(f"{self.flag(name)} is {shown}, expected {expected}") from error
+
+    @classmethod
+    def flag(cls, name: str) -> str:
+        """The flag that sets field `name`."""
+        return f"--{cls.flag_prefix}{name.replace('_', '-')}"
+
+
+@functools.cache
+def _adapters(cls: Any) -> dict[str, TypeAdapter[Any]]:
+    """What checks each field that has something to check."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {
+        field.name: TypeAdapter(hints[field.name])
+        for field in fields(cls)
+        if "Annotated" in str(hints[field.name])
+    }
