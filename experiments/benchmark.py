@@ -1,6 +1,7 @@
 """Time an iteration and its parts, beside the floor that its matrix products set.
 
 python experiments/benchmark.py --agents dsac-t sac --task HalfCheetah-v5
+python experiments/benchmark.py --images --agents arsq --batch-size 512 --repeats 20
 
 Run it while nothing else runs. Prints medians and writes them as JSON with the hardware's name.
 """
@@ -13,53 +14,71 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from rlzoo.run.machine import describe_machine, keep_freed_memory, resolve_device
+from rlzoo.run.signals import StopSignal
 from torch.utils.flop_counter import FlopCounterMode
 
-from envs.gym import make as mujoco_env
-from experiments.presets import AGENTS
-from experiments.runner.launch import Benchmark, MatmulPrecision, default_experiment
+from algos import AGENTS
+from envs.gym import make as gym_tasks
+from envs.panda import env as panda
+from envs.rlbench.protocol import ACTION_DIM, CAMERAS, FRAME_STACK, IMAGE_SIZE, Images
+from experiments.presets import rlbench as rlbench_presets
+from experiments.runner.experiment import default_experiment
+from experiments.train_mujoco import MujocoSuite
+from rlzoo.agent import Agent
 from rlzoo.capture import capture
 from rlzoo.errors import UserError
 from rlzoo.evaluate import policy_action
-from rlzoo.replay import ReplayBuffer
-from rlzoo.run.cli import StopSignal, keep_freed_memory, parse_flags, resolve_device, run_main
+from rlzoo.nn.images import augment
+from rlzoo.replay import ReplayBuffer, bytes_per_row, concatenate
+from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import atomic_write
-from rlzoo.run.folder import describe_machine
 from rlzoo.run.logger import Logger
 from rlzoo.run.progress import Progress
+from rlzoo.settings import Count, Settings, Widths
 from rlzoo.train import Trainer
+from rlzoo.types import Batch, Episode, Spaces, VectorTask
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Request(Settings):
     """What to time, and how often."""
 
     agents: tuple[str, ...] = ("dsac-t", "sac", "td3")
     """Agents, each with its own preset but for the settings below."""
+    images: bool = False
+    """Time agents that see images, at the size of RLBench's protocol, instead of states."""
     task: str = "HalfCheetah-v5"
-    """A Gymnasium task."""
-    num_envs: int = 20
-    """Environments stepped per iteration; one update per iteration."""
-    hidden: tuple[int, ...] = (256, 256, 256)
-    """Widths of all networks."""
-    batch_size: int = 256
+    """A Gymnasium task; with --images reach_target on MuJoCo is stepped."""
+    num_envs: Count = 20
+    """Environments stepped per iteration; one update per iteration (1 with --images)."""
+    hidden: Widths = (256, 256, 256)
+    """Widths of all networks (with --images the preset's)."""
+    batch_size: Count = 256
     """Transitions per update."""
-    repeats: int = 300
+    encoder_channels: Widths = (32, 64, 128, 256)
+    """With --images: channels of the convolutions."""
+    views: Count = 4
+    """With --images: cameras."""
+    image_size: Count = IMAGE_SIZE
+    """With --images: height and width in pixels."""
+    repeats: Count = 300
     """Timed calls of each part, of which the median is taken."""
-    iterations: int = 1500
-    """Iterations of the whole loop (three blocks, the median block counts)."""
+    iterations: Count = 1500
+    """Iterations of the whole loop, in three blocks of which the median counts."""
     device: str = "auto"
     """auto, cpu, cuda, …"""
-    threads: int | None = None
+    threads: Count | None = None
     """CPU threads of PyTorch; None: one per core."""
-    matmul_precision: MatmulPrecision = "highest"
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """How products are rounded, as in the experiments."""
     processes: bool = False
     """Step the environments in processes of their own."""
@@ -67,7 +86,7 @@ class Settings:
     """JSON file; None: results/benchmarks/<hardware>.json."""
 
 
-def median_ms(call: Callable[[], Any], repeats: int, device: torch.device, *, warmup: int = 20) -> float:
+def median_ms(call: Callable[[], Any], repeats: int, device: torch.device, *, warmup: int = 5) -> float:
     """Median wall-clock time of a call, in milliseconds, the device's work included."""
     times = []
     for index in range(repeats + warmup):
@@ -83,38 +102,63 @@ def median_ms(call: Callable[[], Any], repeats: int, device: torch.device, *, wa
 def product_rate(size: int, device: torch.device, repeats: int) -> float:
     """Floating-point operations per second of the products that make up an update: [2, size, size] pairs."""
     first, second = torch.randn(2, 2, size, size, device=device)
-    return 2 * 2 * size**3 / (median_ms(lambda: first @ second, repeats, device) / 1e3)
+    return 2 * 2 * size**3 / (median_ms(lambda: first @ second, repeats, device, warmup=20) / 1e3)
 
 
-def build(settings: Settings, name: str, device: torch.device) -> Trainer:
+def time_step(task: VectorTask, repeats: int) -> float:
+    """Milliseconds of a step of all environments; the gripper of a manipulation task stays open."""
+    task.reset(0)
+    action = np.zeros((task.num_envs, task.spaces.action_dim), np.float32)
+    action[:, -1] = 1.0
+
+    def step() -> None:
+        task.send(action)
+        task.receive()
+
+    return median_ms(step, repeats, torch.device("cpu"))
+
+
+def time_updates(
+    agent: Agent, batch: Batch, request: Request, device: torch.device, rate: float
+) -> dict[str, float]:
+    """Milliseconds of an update on average over the agent's cycle, and its products' at `rate`."""
+    cycle = agent.update_cycle()
+    with FlopCounterMode(display=False) as counter:
+        for update in cycle:
+            update(batch)
+    captured = [capture(update, device) for update in cycle]
+    times = [median_ms(lambda u=u: u(batch), request.repeats, device) for u in captured]  # type: ignore[misc]
+    return {"update": statistics.mean(times), "floor": counter.get_total_flops() / len(cycle) / rate * 1e3}
+
+
+# ------------------------------------------------------------------------------------------------- states
+
+
+def build(request: Request, name: str, device: torch.device) -> Trainer:
     """A trainer whose buffer holds enough to train from."""
-    make = lambda task, lanes, processes, render: mujoco_env.make(task, lanes, processes=processes)  # noqa: E731
-    benchmark = Benchmark("mujoco", settings.task, make, lambda agent, task: {})
-    experiment = default_experiment(benchmark, name, settings.task)
+    experiment = default_experiment(MujocoSuite(), name, request.task)
     config = dataclasses.replace(
         experiment.train,
-        num_envs=settings.num_envs,
-        utd=1 / settings.num_envs,
-        batch_size=settings.batch_size,
-        warmup_steps=100 * settings.num_envs,
-        steps=(100 + settings.iterations // 3) * settings.num_envs,
+        num_envs=request.num_envs,
+        utd=1 / request.num_envs,
+        batch_size=request.batch_size,
+        warmup_steps=100 * request.num_envs,
+        steps=(100 + request.iterations // 3) * request.num_envs,
         eval_every=10**9,
         checkpoint_every=10**9,
         eval_episodes=1,
     )
-    task = mujoco_env.make(settings.task, settings.num_envs, processes=settings.processes)
+    task = gym_tasks.make(request.task, request.num_envs, processes=request.processes)
     torch.manual_seed(0)
-    agent = AGENTS[name].make(
-        task.spaces, dataclasses.replace(experiment.agent, hidden=settings.hidden), device
-    )
+    agent = AGENTS[name](task.spaces, dataclasses.replace(experiment.agent, hidden=request.hidden), device)
     replay = ReplayBuffer(
         task.spaces,
         capacity=config.buffer_capacity,
-        lanes=settings.num_envs,
+        lanes=request.num_envs,
         device=device,
         discount=config.discount,
     )
-    eval_task = mujoco_env.make(settings.task, 1)
+    eval_task = gym_tasks.make(request.task, 1)
     return Trainer(agent, task, eval_task, replay, config, device=device, seed=0)
 
 
@@ -137,74 +181,113 @@ def time_loop(trainer: Trainer, iterations: int) -> float:
     return statistics.median(blocks)
 
 
-def time_agent(settings: Settings, name: str, device: torch.device, rate: float) -> dict[str, float]:
-    """All timings of one agent, in milliseconds."""
-    trainer = build(settings, name, device)
-    with StopSignal():
-        loop = time_loop(trainer, settings.iterations)
-    agent, task, replay = trainer.agent, trainer.task, trainer.replay
-    batch = replay.sample(settings.batch_size)
-    cycle = agent.update_cycle()
-    with FlopCounterMode(display=False) as counter:
-        for update in cycle:
-            update(batch)
-    captured = [capture(update, device, trainer.config.capture) for update in cycle]
-    updates = [median_ms(lambda u=u: u(batch), settings.repeats, device) for u in captured]  # type: ignore[misc]
-    obs = task.reset(0)
-    action = np.zeros((settings.num_envs, task.spaces.action_dim), np.float32)
+def time_states(request: Request, name: str, device: torch.device, rate: float) -> dict[str, float]:
+    """All timings of an agent that sees states, in milliseconds."""
+    trainer = build(request, name, device)
+    with closing(trainer.task) as task, closing(trainer.eval_task), StopSignal():
+        loop = time_loop(trainer, request.iterations)
+        agent, replay, repeats = trainer.agent, trainer.replay, request.repeats
+        updates = time_updates(agent, replay.sample(request.batch_size), request, device, rate)
+        obs = task.reset(0)
+        return {
+            **updates,
+            "sample": median_ms(lambda: replay.sample(request.batch_size), repeats, device),
+            "act": median_ms(lambda: policy_action(agent, obs, device, deterministic=False), repeats, device),
+            "environment": time_step(task, repeats),
+            "iteration": loop,
+        }
 
-    def step() -> None:
-        task.send(action)
-        task.receive()
 
-    result = {
-        "update": statistics.mean(updates),
-        "floor": counter.get_total_flops() / len(cycle) / rate * 1e3,
-        "sample": median_ms(lambda: replay.sample(settings.batch_size), settings.repeats, device),
-        "act": median_ms(
-            lambda: policy_action(agent, obs, device, deterministic=False), settings.repeats, device
-        ),
-        "environment": median_ms(step, settings.repeats, torch.device("cpu")),
-        "iteration": loop,
+# ------------------------------------------------------------------------------------------------- images
+
+
+def random_buffer(spaces: Spaces, device: torch.device, *, is_demo: bool) -> ReplayBuffer:
+    """A buffer of ten random episodes of 100 steps."""
+    assert spaces.pixels is not None
+    views, channels, *size = spaces.pixels
+    buffer = ReplayBuffer(spaces, capacity=1010, lanes=1, device=device, discount=0.99, is_demo=is_demo)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        frames = (101, views, channels // spaces.frame_stack, *size)
+        obs = {
+            "state": rng.standard_normal((101, spaces.state_dim), np.float32),
+            "pixels": rng.integers(256, size=frames, dtype=np.uint8),
+        }
+        action = rng.uniform(-1, 1, (100, spaces.action_dim)).astype(np.float32)
+        buffer.add_episodes([Episode(obs, action, np.zeros(100, np.float32), terminated=True)])
+    return buffer
+
+
+def time_images(request: Request, name: str, device: torch.device, rate: float) -> dict[str, float]:
+    """All timings of an agent that sees images, in milliseconds; half of each batch are demonstrations."""
+    images = Images(CAMERAS[: request.views], request.image_size, FRAME_STACK)
+    shape = (request.views, 3 * images.stack, images.size, images.size)
+    spaces = Spaces(ACTION_DIM, ACTION_DIM, pixels=shape, frame_stack=images.stack)
+    preset = rlbench_presets.preset("paper", name, "reach_target", pixels=True)
+    settings = {key[6:]: value for key, value in preset.items() if key.startswith("agent.")}
+    agent_type = AGENTS[name]
+    config = agent_type.Config(**{**settings, "encoder_channels": request.encoder_channels})
+    agent = agent_type(spaces, config, device)
+    buffers = [random_buffer(spaces, device, is_demo=is_demo) for is_demo in (True, False)]
+
+    def sample() -> Batch:
+        return concatenate(*(buffer.sample(request.batch_size // 2) for buffer in buffers))
+
+    batch = sample()
+    single = {key: value[:1] for key, value in batch.obs.items()}
+    capacity = preset["buffer_capacity"] + preset["join_capacity"]
+    print(f"{name}: buffers of {capacity * bytes_per_row(spaces) / 1e9:.2f} GB at the protocol's size")
+    times = {
+        **time_updates(agent, batch, request, device, rate),
+        "augment (in the update)": median_ms(lambda: augment(batch), request.repeats, device),
+        "sample": median_ms(sample, request.repeats, device),
+        "act": median_ms(lambda: agent.act(single, deterministic=False), request.repeats, device),
     }
-    task.close()
-    trainer.eval_task.close()
-    return result
+    for label, seen in (("environment", None), (f"environment, {request.views} cameras", images)):
+        with closing(panda.make("reach_target", 1, images=seen)) as task:
+            times[label] = time_step(task, request.repeats)
+    return times
+
+
+# --------------------------------------------------------------------------------------------------- main
 
 
 def main() -> int:
     """Time the agents, print a table, write the JSON."""
-    settings = parse_flags(Settings, description=__doc__)
+    request: Request = parse_flags(Request, description=__doc__)
     keep_freed_memory()
-    device = resolve_device(settings.device)
+    device = resolve_device(request.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if unknown := sorted(set(settings.agents) - set(AGENTS)):
+    if unknown := sorted(set(request.agents) - set(AGENTS)):
         raise UserError(f"no agent called {', '.join(unknown)}; there are {', '.join(AGENTS)}")
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    torch.set_float32_matmul_precision(settings.matmul_precision)
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    torch.set_float32_matmul_precision(request.matmul_precision)
     machine = describe_machine()
-    rate = product_rate(max(settings.hidden), device, settings.repeats)
-    timings = {name: time_agent(settings, name, device, rate) for name in settings.agents}
+    rate = product_rate(max(request.hidden), device, request.repeats)
+    time_agent = time_images if request.images else time_states
+    timings = {name: time_agent(request, name, device, rate) for name in request.agents}
     gpus = machine["hardware"]["gpus"]
     hardware = (gpus[0]["name"] if device.type == "cuda" else machine["hardware"]["cpu"]) or "unknown-cpu"
-    table = Table(title=f"{settings.task}: ms, {hardware}, {torch.get_num_threads()} threads")
+    what = "images" if request.images else request.task
+    table = Table(title=f"{what}: ms, {hardware}, {torch.get_num_threads()} threads")
     for column in ("agent", *next(iter(timings.values()))):
         table.add_column(column, justify="right")
     for name, row in timings.items():
         table.add_row(name, *(f"{value:.2f}" for value in row.values()))
     Console().print(table)
     print(f"matrix products: {rate / 1e9:.0f} GFLOP/s; floor = an update's products at that rate")
-    output = settings.output or Path("results/benchmarks") / f"{hardware.replace(' ', '-')}.json"
+    file = f"{'images-' if request.images else ''}{hardware.replace(' ', '-')}.json"
+    output = request.output or Path("results/benchmarks") / file
+    settings = {key: value for key, value in vars(request).items() if key != "output"}
     content = {
         "unit": "milliseconds, medians",
-        "settings": {key: str(value) if isinstance(value, Path) else value
-                     for key, value in dataclasses.asdict(settings).items() if key != "output"},
+        "settings": settings,
         "product_gflops": rate / 1e9,
         "timings": timings,
         **machine,
-    }  # fmt: skip
+    }
     atomic_write(output, json.dumps(content, indent=2) + "\n")
     print(f"written to {output}")
     return 0

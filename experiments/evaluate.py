@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -18,23 +18,20 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-from experiments import train_d4rl as d4rl
-from experiments import train_mujoco as mujoco
-from experiments import train_rlbench as rlbench
-from experiments.presets import AGENTS
-from experiments.runner.launch import MAX_SEED, Benchmark, check_origin, eval_lanes, load_experiment
-from experiments.runner.policy import load_agent, read_run
+from experiments.runner.experiment import complete, load_experiment, read_config
+from experiments.runner.launch import check_origin, eval_lanes
+from experiments.runner.policy import agent_config, load_agent, read_run
+from experiments.suites import SUITES
 from rlzoo.data.scaling import Scaling
 from rlzoo.errors import UserError
 from rlzoo.evaluate import Evaluation, evaluate
-from rlzoo.run.cli import parse_flags, resolve_device, run_main
+from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import atomic_write, check_writable
-from rlzoo.run.folder import CONFIG_FILE
 from rlzoo.run.video import write_video
+from rlzoo.settings import Count, Seed, Settings
 from rlzoo.train import BEST_POLICY, CHECKPOINT
 
 MOST_LANES = 100  # episodes played side by side; each has a simulator of its own
@@ -43,7 +40,7 @@ QUANTILES = {"min": 0.0, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "max": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Request(Settings):
     """What to play."""
 
     run: tyro.conf.Positional[Path]
@@ -51,17 +48,17 @@ class Settings:
     checkpoint: Literal["latest", "best"] = "latest"
     """latest: the agent as the run left it. best: at its best evaluation (chosen by that very number, so it
     flatters where evaluations are noisy)."""
-    episodes: int = 50
+    episodes: Count = 50
     """Whole episodes to play, side by side."""
     sampled: bool = False
     """Sample the actions, as the agent explores; else they are deterministic, as in evaluations."""
     greedy: Literal["mode", "median"] | None = None
     """The deterministic action of an auto-regressive policy; None: what the run says."""
-    seed: int = 1
+    seed: Seed = 1
     """Decides how the episodes start, and what is sampled."""
     device: str = "cpu"
     """Of the agent."""
-    threads: int | None = None
+    threads: Count | None = None
     """CPU threads of PyTorch; None: one per core."""
     output: Path | None = None
     """CSV file to write: a row per episode."""
@@ -69,45 +66,11 @@ class Settings:
     """Film of the first episode (.mp4) to write; needs EGL or OSMesa."""
 
     def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise UserError(f"--episodes is {self.episodes}, expected at least 1")
-        if not 0 <= self.seed < MAX_SEED:
-            raise UserError(f"--seed is {self.seed}, expected 0 to {MAX_SEED - 1}")
+        super().__post_init__()
         if self.video is not None and self.video.suffix != ".mp4":
             raise UserError(f"--video is {self.video}, expected a name that ends in .mp4")
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"--threads is {self.threads}, expected at least 1")
         if self.sampled and self.greedy is not None:
             raise UserError("--sampled and --greedy exclude each other")
-
-
-def benchmark_of(run_dir: Path) -> Benchmark:
-    """The benchmark whose script made the run.
-
-    Raises:
-        UserError: there is no readable configuration, or of no script that is known.
-    """
-    path = run_dir / CONFIG_FILE
-    try:
-        script = str(yaml.safe_load(path.read_text())["script"])
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{run_dir} is not the folder of a run, or of one from before runs named their script: "
-            f"{CONFIG_FILE} is missing, damaged or has no script"
-        ) from error
-    known = {each.script: each for each in (mujoco.BENCHMARK, d4rl.BENCHMARK, rlbench.benchmark_of("pixels"))}
-    if script not in known:
-        raise UserError(f"{path}: no script called {script!r}; there are {', '.join(known)}")
-    return known[script]
-
-
-def greedy_rule(checkpoint: Mapping[str, Any]) -> str | None:
-    """The deterministic action of an auto-regressive policy; None: the policy has no codes."""
-    config = checkpoint.get("agent_config", {})
-    known = {field.name for field in dataclasses.fields(AGENTS[checkpoint["agent_name"]].config)}
-    if "greedy" not in known or config.get("policy", "arsq") != "arsq":
-        return None
-    return str(config.get("greedy", "mode"))
 
 
 def with_greedy(checkpoint: dict[str, Any], greedy: str) -> dict[str, Any]:
@@ -116,29 +79,31 @@ def with_greedy(checkpoint: dict[str, Any], greedy: str) -> dict[str, Any]:
     Raises:
         UserError: its policy is not auto-regressive.
     """
-    if greedy_rule(checkpoint) is None:
+    if not agent_config(checkpoint).greedy_rules:
         raise UserError(f"--greedy: the policy of this {checkpoint['agent_name']} is not auto-regressive")
     return {**checkpoint, "agent_config": {**checkpoint.get("agent_config", {}), "greedy": greedy}}
 
 
-def play(settings: Settings) -> tuple[Evaluation, Table, float]:
+def play(settings: Request) -> tuple[Evaluation, Table, float]:
     """Play the episodes. Returns how they ended, that as a table, and the frames per second of a film."""
-    benchmark = benchmark_of(settings.run)
+    suite_name = read_config(settings.run)["suite"]
+    if suite_name not in SUITES:
+        raise UserError(f"{settings.run}: no suite called {suite_name!r}; there are {', '.join(SUITES)}")
+    suite = SUITES[suite_name]()
     checkpoint = read_run(settings.run, BEST_POLICY if settings.checkpoint == "best" else CHECKPOINT)
     if settings.greedy is not None:
         checkpoint = with_greedy(checkpoint, settings.greedy)
-    name, experiment = load_experiment(benchmark, settings.run, [])
-    check_origin(checkpoint, settings.run, name, experiment.task)
+    name, asked = load_experiment(suite, settings.run)
+    check_origin(checkpoint, settings.run, name, asked.task)
     for path in filter(None, (settings.output, settings.video)):
         check_writable(path)
     film = settings.video is not None
-    benchmark, experiment = benchmark.configure(
-        benchmark, dataclasses.replace(experiment, video=film), checkpoint
-    )
+    experiment = complete(suite, dataclasses.replace(asked, video=film, device=settings.device))
+    suite.prepare(experiment, checkpoint)
     torch.set_float32_matmul_precision(experiment.matmul_precision)
-    device = resolve_device(settings.device)
-    lanes = eval_lanes(settings.episodes, min(MOST_LANES, benchmark.eval_lanes or MOST_LANES))
-    with closing(benchmark.make(experiment.task, lanes, False, film)) as task:
+    device = torch.device(experiment.device)
+    lanes = eval_lanes(settings.episodes, min(MOST_LANES, suite.lanes or MOST_LANES))
+    with closing(suite.make(experiment.task, lanes, render=film)) as task:
         agent = load_agent(checkpoint, task.spaces, device)
         torch.manual_seed(settings.seed)  # only now: networks draw their first weights
         result = evaluate(
@@ -151,8 +116,9 @@ def play(settings: Settings) -> tuple[Evaluation, Table, float]:
             deterministic=not settings.sampled,
         )
         frames_per_second = getattr(task, "render_fps", 30.0)
-    table = summary(result, benchmark.normalized_score(experiment.task))
-    how = "sampled" if settings.sampled else greedy_rule(checkpoint) or "deterministic"
+    table = summary(result, suite.score(experiment.task))
+    config = agent_config(checkpoint)
+    how = "sampled" if settings.sampled else config.greedy if config.greedy_rules else "deterministic"
     table.title = f"{name} on {experiment.task}, {settings.checkpoint} checkpoint"
     table.caption = f"episodes: {settings.episodes}, actions: {how}"
     return result, table, frames_per_second
@@ -188,7 +154,7 @@ def as_csv(result: Evaluation) -> str:
 
 def main() -> int:
     """Play, write what was asked for, and print the table."""
-    settings = parse_flags(Settings, description=__doc__)
+    settings = parse_flags(Request, description=__doc__)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     result, table, frames_per_second = play(settings)

@@ -23,32 +23,30 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
+from rlzoo.data.episodes import summary
+from rlzoo.run.machine import resolve_device
 
-from envs.d4rl import env as d4rl_env
-from envs.d4rl.tasks import LOCOMOTION, TASKS
-from envs.gym import make as mujoco_env
-from envs.gym.vector import GymVectorTask
-from experiments import train_d4rl as d4rl
-from experiments import train_mujoco as mujoco
-from experiments.runner.launch import MAX_SEED
 from experiments.runner.policy import Policy, load_policy, read_run
-from rlzoo.data.load import summary
+from experiments.runner.suite import Suite
+from experiments.train_d4rl import D4RLSuite
+from experiments.train_mujoco import MujocoSuite
 from rlzoo.data.scaling import Scaling
 from rlzoo.data.write import check_minari_name, write_d4rl, write_minari
 from rlzoo.errors import UserError
 from rlzoo.replay import ReplayBuffer
-from rlzoo.run.cli import parse_flags, resolve_device, run_main
+from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import check_writable
+from rlzoo.settings import Count, NotNegative, Seed, Settings
 from rlzoo.tracker import EpisodeTracker
 from rlzoo.train import BEST_POLICY, CHECKPOINT, TrainConfig
-from rlzoo.types import Array, Episode, FloatArray, Spaces
+from rlzoo.types import Array, Episode, FloatArray, Spaces, VectorTask
 
 Kind = Literal["random", "medium", "medium-replay", "expert", "medium-expert", "merged"]
 MEDIUM_SHARE = 1 / 3  # of the expert's return, D4RL's definition of "medium" (arXiv 2004.07219, section 5)
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Request(Settings):
     """What to record, and where to."""
 
     kind: tyro.conf.Positional[Kind]
@@ -63,14 +61,14 @@ class Settings:
     """Folder of the expert's run; its best policy is rolled out."""
     medium: Path | None = None
     """Folder of the medium run; its last policy is rolled out."""
-    steps: int = 1_000_000
+    steps: Count = 1_000_000
     """Steps to record, then each running episode is played to its end; medium-replay takes all there are."""
-    num_envs: int = 10
+    num_envs: Count = 10
     """Environments stepped side by side."""
-    noise: float | None = None
+    noise: NotNegative | None = None
     """Act with the policy's mean plus Gaussian noise of this standard deviation, in units of the task's
     actions in [-1, 1]; None: sample the policy, as D4RL does."""
-    seed: int = 1
+    seed: Seed = 1
     """Of the environments and the sampling."""
     device: str = "cpu"
     """Of the policy."""
@@ -80,6 +78,7 @@ class Settings:
     """Name of the Minari dataset to write, "namespace/name-v0", in $MINARI_DATASETS_PATH."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         special = {"random": ["task"], "merged": ["task", "datasets"], "medium-replay": ["medium"]}
         needs = special.get(self.kind, self.kind.split("-"))
         missing = [f"--{name}" for name in needs if not getattr(self, name)]
@@ -93,20 +92,14 @@ class Settings:
             raise UserError(f"{self.kind} has no use for --noise: no policy acts")
         if self.output is None and self.minari is None:
             raise UserError("nothing to write: give --output FILE, --minari NAME or both")
-        if self.steps < 1 or self.num_envs < 1:
-            raise UserError("--steps and --num-envs must be at least 1")
-        if not 0 <= self.seed < MAX_SEED:
-            raise UserError(f"--seed is {self.seed}, expected 0 to {MAX_SEED - 1}")
-        if self.noise is not None and not 0 <= self.noise < np.inf:
-            raise UserError(f"--noise is {self.noise}, expected finite and at least 0")
 
 
-def make_task(task: str, num_envs: int) -> GymVectorTask:
-    """A task of D4RL by its D4RL name, any other by its Gymnasium id."""
-    return (d4rl_env if task in TASKS else mujoco_env).make(task, num_envs)
+def suite_of(task: str) -> Suite:
+    """D4RL for a task by its D4RL name, Gymnasium for any other."""
+    return D4RLSuite() if task in D4RLSuite().tasks() else MujocoSuite()
 
 
-def roll_out(task: GymVectorTask, policy: Policy, *, steps: int, seed: int) -> list[Episode]:
+def roll_out(task: VectorTask, policy: Policy, *, steps: int, seed: int) -> list[Episode]:
     """At least `steps` steps of whole episodes: each lane plays on until the episode it is in has ended.
 
     Args:
@@ -169,7 +162,7 @@ def replayed(checkpoint: Mapping[str, Any], spaces: Spaces) -> list[Episode]:
     return episodes
 
 
-def sources(settings: Settings) -> list[dict[str, Any]]:
+def sources(settings: Request) -> list[dict[str, Any]]:
     """The checkpoints that the data come from: read first, so that nothing is recorded in vain.
 
     Raises:
@@ -189,36 +182,15 @@ def sources(settings: Settings) -> list[dict[str, Any]]:
     return found
 
 
-def merged(settings: Settings, task: str) -> list[Episode]:
-    """The episodes of `settings.datasets`, which have to be of one task.
-
-    Raises:
-        UserError: a file cannot be read or does not fit the task.
-    """
-    load = (d4rl if task in TASKS else mujoco).BENCHMARK.load_data
-    with closing(make_task(task, 1)) as copies:
-        return [episode for source in settings.datasets for episode in load(task, source, copies) or []]
-
-
-def bounds(task: str) -> tuple[FloatArray | float, FloatArray | float]:
-    """What -1 and 1 stand for in the files of a task; D4RL's are in [-1, 1] already."""
-    return (-1.0, 1.0) if task in TASKS else mujoco_env.action_bounds(task)
-
-
-def gymnasium_id(task: str) -> str | None:
-    """The id by which Minari can make the task again; None where D4RL's task is more than Gymnasium's."""
-    if task not in TASKS:
-        return task
-    row = TASKS[task]
-    return row.env_id if row.family is LOCOMOTION and not row.env_id.startswith("Ant") else None
-
-
-def record(settings: Settings, checkpoints: list[dict[str, Any]], task: str) -> list[Episode]:
+def record(settings: Request, checkpoints: list[dict[str, Any]], task: str) -> list[Episode]:
     """The episodes of this kind of data."""
+    suite = suite_of(task)
     if settings.kind == "merged":
-        return merged(settings, task)
+        with closing(suite.make(task, 1)) as copies:
+            files = [suite.load_data(task, source, copies.spaces) or [] for source in settings.datasets]
+        return [episode for episodes in files for episode in episodes]
     if settings.kind == "random":
-        with closing(make_task(task, settings.num_envs)) as copies:
+        with closing(suite.make(task, settings.num_envs)) as copies:
             generator = np.random.default_rng(settings.seed)
             size = (copies.num_envs, copies.spaces.action_dim)
             return roll_out(
@@ -228,19 +200,19 @@ def record(settings: Settings, checkpoints: list[dict[str, Any]], task: str) -> 
                 seed=settings.seed,
             )
     if settings.kind == "medium-replay":
-        with closing(make_task(task, 1)) as copies:
+        with closing(suite.make(task, 1)) as copies:
             return replayed(checkpoints[0], copies.spaces)
     device, episodes = resolve_device(settings.device), []
     for index, checkpoint in enumerate(checkpoints):
         torch.manual_seed(settings.seed + index)
-        with closing(make_task(task, settings.num_envs)) as copies:
+        with closing(suite.make(task, settings.num_envs)) as copies:
             policy = load_policy(checkpoint, copies.spaces, device, noise=settings.noise)
             steps = settings.steps // len(checkpoints)
             episodes += roll_out(copies, policy, steps=steps, seed=settings.seed + 1000 * index)
     return episodes
 
 
-def expert_return(settings: Settings) -> float | None:
+def expert_return(settings: Request) -> float | None:
     """The expert's best evaluation, to compare medium data with; None where a share of it means nothing.
 
     Raises:
@@ -258,7 +230,7 @@ def expert_return(settings: Settings) -> float | None:
 
 def main() -> int:
     """Record, say what was recorded, and write it."""
-    settings = parse_flags(Settings, description=__doc__)
+    settings = parse_flags(Request, description=__doc__)
     if settings.minari is not None:
         check_minari_name(settings.minari)
     if settings.output is not None:
@@ -268,15 +240,19 @@ def main() -> int:
     agents = "+".join(sorted({checkpoint["agent_name"] for checkpoint in checkpoints})) or settings.kind
     episodes = record(settings, checkpoints, task)
     print(summary(episodes, normalized_score=None))
-    low, high = bounds(task)
+    suite = suite_of(task)
     about = {"algorithm_name": agents, "description": f"{settings.kind} data of {task}"}
     if settings.output is not None:
         metadata = {"task": task, "kind": settings.kind, "seed": settings.seed, **about}
-        write_d4rl(settings.output, episodes, metadata, action_low=low, action_high=high)
+        write_d4rl(settings.output, episodes, metadata, action_range=suite.action_range(task))
         print(f"written to {settings.output}")
     if settings.minari is not None:
         where = write_minari(
-            settings.minari, episodes, env_id=gymnasium_id(task), action_low=low, action_high=high, **about
+            settings.minari,
+            episodes,
+            env_id=suite.gymnasium_id(task),
+            action_range=suite.action_range(task),
+            **about,
         )
         print(f"written to {where}")
     if expert is not None:

@@ -17,25 +17,22 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from envs.d4rl import env as d4rl_env
-from envs.d4rl import tasks as d4rl_tasks
-from experiments import train_d4rl as d4rl
+from envs.d4rl.tasks import normalized_score
 from experiments.compare import Run, read_run
-from experiments.runner.launch import parse, run
+from experiments.runner.experiment import parse
+from experiments.runner.launch import run
+from experiments.train_d4rl import D4RLSuite
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.progress import tensorboard_hint
 from rlzoo.types import Episode
 
 DATASET = Path(__file__).resolve().parents[1] / "results/datasets/hopper-demos.hdf5"
 EVALUATIONS, EPISODES = 5, 10  # per run, and per evaluation
-# Narrower than the papers' networks (3 x 512 and batches of 512), for two CPU cores.
+# Over the preset for two CPU cores: batches of demonstrations alone, and coarser codes.
 FLAGS = {
-    "bc": ["--batch-size", "256"],
+    "bc": [],
     "arsq": [
-        *("--batch-size", "128", "--demo-fraction", "1", "--agent.hidden", "256", "256"),
-        *("--agent.activation", "relu", "--agent.levels", "2", "--agent.bins", "7", "--agent.lr", "1e-3"),
-        *("--agent.temperature", "0.01", "--agent.td-weight", "0.01"),
-        *("--agent.act-with", "target", "--agent.tau", "0.001"),
+        *("--demo-fraction", "1", "--agent.levels", "2", "--agent.bins", "7", "--agent.temperature", "0.01"),
     ],
 }
 
@@ -61,19 +58,28 @@ class Settings:
 
 def train(settings: Settings, agent: str, updates: int) -> tuple[int, Path]:
     """Train `agent` offline: exit code and run folder."""
-    flags = ["--task", settings.task, "--dataset", settings.dataset, "--offline", "--steps", str(updates)]
+    flags = [
+        "--preset",
+        "small",
+        "--task",
+        settings.task,
+        "--dataset",
+        settings.dataset,
+        "--offline",
+        "--steps",
+        str(updates),
+    ]
     flags += ["--eval-every", str(max(1, updates // EVALUATIONS)), "--eval-episodes", str(EPISODES)]
     flags += ["--seed", str(settings.seed)]
     # Networks this small gain little from a second thread and lose much where the other core is busy.
     flags += ["--threads", "1"]
     flags += ["--runs-dir", str(settings.runs_dir), *FLAGS[agent]]
-    name, experiment = parse(d4rl.BENCHMARK, settings.task, [agent, *flags])
-    return run(d4rl.BENCHMARK, name, experiment)
+    return run(parse(D4RLSuite, [agent, *flags], "quickstart"))
 
 
 def comparison(task: str, episodes: Sequence[Episode], runs: Sequence[Run]) -> Table:
     """The data's mean return beside what each run reached: its last evaluation and its best."""
-    score = lambda value: f"{float(d4rl_tasks.normalized_score(task, value)):.1f}"  # noqa: E731
+    score = lambda value: f"{normalized_score(task, float(value)):.1f}"  # noqa: E731
     table = Table(title=f"{task}: return and normalised score")
     for column in ("", "episodes", "last return", "score", "best return", "score"):
         table.add_column(column, justify="right" if column else "left")
@@ -90,9 +96,9 @@ def comparison(task: str, episodes: Sequence[Episode], runs: Sequence[Run]) -> T
 def main() -> int:
     """Train BC, then ARSQ, and print the comparison."""
     settings = parse_flags(Settings, description=__doc__)
-    with closing(d4rl_env.make(settings.task, 1)) as copies:
-        episodes = d4rl.BENCHMARK.load_data(settings.task, settings.dataset, copies)
-    assert episodes is not None
+    suite = D4RLSuite()
+    with closing(suite.make(settings.task, 1)) as copies:
+        episodes = suite.load_data(settings.task, settings.dataset, copies.spaces)
     runs = []
     for agent, updates in (("bc", settings.bc_updates), ("arsq", settings.arsq_updates)):
         code, run_dir = train(settings, agent, updates)

@@ -8,69 +8,73 @@ python experiments/train_d4rl.py cqn --task hopper-medium-v2 --dataset my_data.h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from envs.d4rl import data as d4rl_data
-from envs.d4rl import env as d4rl_env
-from envs.d4rl import tasks as d4rl_tasks
-from experiments.presets import d4rl_preset
-from experiments.runner.launch import Benchmark, main
+from envs.d4rl import data, env
+from envs.d4rl.tasks import LOCOMOTION, TASKS, find, normalized_score
+from experiments.presets import d4rl as presets
+from experiments.runner.experiment import Experiment
+from experiments.runner.launch import main
+from experiments.runner.suite import Suite
 from rlzoo.data.load import load_episodes
 from rlzoo.run.cli import run_main
-from rlzoo.types import Episode, VectorTask
+from rlzoo.types import Episode, Spaces, VectorTask
 
 
-def _make(task: str, num_envs: int, processes: bool, render: bool) -> VectorTask:
-    return d4rl_env.make(task, num_envs, processes=processes, render=render)
+class D4RLSuite(Suite):
+    """D4RL's tasks with their datasets."""
 
+    name = "d4rl"
+    default_task = "hopper-medium-v2"
 
-def _load(task: str, given: str | None, copies: VectorTask) -> list[Episode]:
-    limit = d4rl_tasks.find(task).max_episode_steps
-    episodes = load_episodes(
-        d4rl_data.find_dataset(task, given),
-        state_dim=copies.spaces.state_dim,
-        action_dim=copies.spaces.action_dim,
-        max_episode_steps=limit,
-        flatten_obs=d4rl_env.flatten_obs(task),
-    )
-    recorded, episodes = episodes, d4rl_env.task_rewards(task, episodes)
-    if episodes is not recorded:
-        print("rewards: recorded for every finished part in every step, now once for each, as the task pays")
-    longer = sum(len(episode) > limit for episode in episodes)
-    if longer:  # as the human demonstrations of door are: 18 of 25 never solve the task, one does so too late
-        print(
-            f"warning: {longer} of the {len(episodes)} episodes are longer than the {limit} steps that "
-            f"{task} gives an agent, which may be too few for what they show"
+    def tasks(self) -> list[str]:
+        return list(TASKS)
+
+    def preset(self, name: str, agent: str, task: str) -> dict[str, Any]:
+        find(task)  # an unknown task is refused before any help is shown for it
+        return presets.preset(name, agent, task)
+
+    def prepare(self, experiment: Experiment[Any, Any], checkpoint: Mapping[str, Any] | None) -> None:
+        family = find(experiment.task).family
+        first, _, _ = family.differences.partition(". ")
+        self.remark = (
+            f"compare with published scores with care: {first}. More: {family.name} in envs/d4rl/tasks.py"
         )
-    return episodes
 
+    def make(self, task: str, num_envs: int, *, processes: bool = False, render: bool = False) -> VectorTask:
+        return env.make(task, num_envs, processes=processes, render=render)
 
-def _preset(agent: str, task: str) -> dict[str, Any]:
-    d4rl_tasks.find(task)  # an unknown task is refused before any help is shown for it
-    return d4rl_preset(agent, task)
+    def load_data(self, task: str, dataset: str | None, spaces: Spaces) -> list[Episode]:
+        """The task's dataset, or another of its kind; downloaded where it is not on this machine."""
+        limit = find(task).max_episode_steps
+        recorded = load_episodes(
+            data.find_dataset(task, dataset),
+            state_dim=spaces.state_dim,
+            action_dim=spaces.action_dim,
+            max_episode_steps=limit,
+            flatten_obs=env.flatten_obs(task),
+        )
+        episodes = env.task_rewards(task, recorded)
+        if episodes is not recorded:
+            print("rewards: recorded for every finished part in every step, now once each, as the task pays")
+        # As the human demonstrations of door are: 18 of 25 never solve the task, one does so too late.
+        if longer := sum(len(episode) > limit for episode in episodes):
+            print(
+                f"warning: {longer} of the {len(episodes)} episodes are longer than the {limit} steps that "
+                f"{task} gives an agent, which may be too few for what they show"
+            )
+        return episodes
 
+    def score(self, task: str) -> Callable[[float], float]:
+        return partial(normalized_score, task)
 
-def _score(task: str) -> Callable[[float], float]:
-    return lambda mean_return: float(d4rl_tasks.normalized_score(task, mean_return))
+    def gymnasium_id(self, task: str) -> str | None:
+        """Locomotion's; D4RL's other tasks are more than Gymnasium's."""
+        row = find(task)
+        return row.env_id if row.family is LOCOMOTION and not row.env_id.startswith("Ant") else None
 
-
-def _remark(task: str) -> str:
-    family = d4rl_tasks.find(task).family
-    first, _, _ = family.differences.partition(". ")
-    return f"compare with published scores with care: {first}. More: {family.name} in envs/d4rl/tasks.py"
-
-
-BENCHMARK = Benchmark(
-    name="d4rl",
-    script="experiments/train_d4rl.py",
-    default_task="hopper-medium-v2",
-    make=_make,
-    preset=_preset,
-    load_data=_load,
-    normalized_score=_score,
-    remark=_remark,
-)
 
 if __name__ == "__main__":
-    run_main(lambda: main(BENCHMARK))
+    run_main(lambda: main(D4RLSuite))

@@ -11,120 +11,191 @@ RLBench's. Runs with images film each evaluation; --no-video turns that off.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from envs.gym.rendering import rendering_backend
 from envs.panda import demonstrations as panda_demos
-from envs.panda import env as panda_env
-from envs.panda import scene as panda_scene
+from envs.panda import env as panda
+from envs.panda import scene
 from envs.panda import tasks as panda_tasks
-from envs.rlbench import env as rlbench_env
-from envs.rlbench import simulator as rlbench_simulator
+from envs.rlbench import env as rlbench
+from envs.rlbench import simulator
 from envs.rlbench.demonstrations import load_rlbench
 from envs.rlbench.protocol import (
     CAMERAS,
     FRAME_STACK,
     IMAGE_SIZE,
-    ActionScale,
+    TIME_LIMITS,
     Demonstration,
+    Images,
+    action_range,
     least_std,
     to_episodes,
 )
-from experiments.presets import rlbench_preset
-from experiments.runner.launch import Benchmark, Experiment, main
+from experiments.presets import rlbench as presets
+from experiments.runner.experiment import Experiment
+from experiments.runner.launch import main
+from experiments.runner.suite import Suite
+from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
 from rlzoo.run.cli import run_main
-from rlzoo.types import Episode, VectorTask
+from rlzoo.settings import Count, Settings
+from rlzoo.types import Episode, Spaces, VectorTask
 
 START_TOLERANCE = 0.05  # rad
 _BACKENDS = {"egl": "EGL", "osmesa": "OSMesa (software)", "glfw": "GLFW (a window)"}
-Simulator = Literal["rlbench", "mujoco"]
-Observations = Literal["pixels", "state"]
+Camera = Literal["front", "wrist", "left_shoulder", "right_shoulder"]
+assert get_args(Camera) == CAMERAS
 
 
-@dataclasses.dataclass(frozen=True)
-class RLBenchOptions:
+@dataclass(frozen=True)
+class RLBenchOptions(Settings):
     """What is simulated, seen and demonstrated."""
 
     simulator: Literal["auto", "rlbench", "mujoco"] = "auto"
-    """rlbench needs CoppeliaSim and PyRep; mujoco is a stand-in for a few tasks; auto: rlbench where that
-    package is installed."""
-    observations: Observations = "pixels"
-    """pixels: camera images and the robot's joints. state: the joints and the poses of the task's objects."""
-    demos: int = 100
-    """Demonstrations to learn from: of --dataset, or recorded before training (scripted on MuJoCo, planned by
-    RLBench). They also set the range of the actions."""
-    cameras: tuple[str, ...] = CAMERAS
+    """mujoco is a stand-in for a few tasks; auto: rlbench where that package is installed."""
+    observations: Literal["pixels", "state"] = "pixels"
+    """Camera images and the robot's joints, or the joints and the poses of the task's objects."""
+    demos: Count = 100
+    """Demonstrations to learn from: of --dataset, or recorded before training."""
+    cameras: Annotated[tuple[Camera, ...], Field(min_length=1)] = CAMERAS
     """Views, in this order."""
-    image_size: int = IMAGE_SIZE
+    image_size: Count = IMAGE_SIZE
     """Height and width of the images, in pixels."""
-    frame_stack: int = FRAME_STACK
+    frame_stack: Count = FRAME_STACK
     """Images that an agent sees at once."""
 
-    def __post_init__(self) -> None:
-        if self.demos < 1:
+    @property
+    def images(self) -> Images | None:
+        """What is seen of the cameras; None where the task's state is."""
+        if self.observations == "state":
+            return None
+        return Images(self.cameras, self.image_size, self.frame_stack)
+
+
+class RLBenchSuite(Suite):
+    """RLBench's tasks: their demonstrations set what an action means, so they come before the task."""
+
+    name = "rlbench"
+    default_task = "reach_target"
+
+    def __init__(self, arguments: Sequence[str] = ()) -> None:
+        """What is observed decides the presets, so that flag is looked at first."""
+        super().__init__(arguments)
+        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        early.add_argument("--observations", default="pixels")
+        observations = early.parse_known_args(arguments)[0].observations
+        self.film = observations == "pixels"
+        self.options: RLBenchOptions = RLBenchOptions(observations=observations)
+        self.range: ActionRange | None = None  # of the robot's actions; known once `prepare` has been called
+        self.demonstrations: list[Demonstration] = []  # of a new run, until they have been loaded
+
+    def tasks(self) -> list[str]:
+        """Those of the published experiments; the stand-in has a few of them."""
+        return [f"{task} (also on MuJoCo)" if task in panda_tasks.TASKS else task for task in TIME_LIMITS]
+
+    def preset(self, name: str, agent: str, task: str) -> dict[str, Any]:
+        return presets.preset(name, agent, task, pixels=self.options.observations == "pixels")
+
+    def complete(self, experiment: Experiment[Any, Any]) -> Experiment[Any, Any]:
+        """Choose the simulator, and see that it can do what is asked.
+
+        Whoever has installed the package `rlbench` wants RLBench: where it cannot run, for want of a display
+        say, the stand-in does not take its place unasked.
+        """
+        options: RLBenchOptions = experiment.options
+        if experiment.data.rescale_actions:
+            raise UserError("--rescale-actions: RLBench's actions are in the demonstrations' range already")
+        draws = options.images is not None or experiment.video
+        if options.simulator == "mujoco" or (options.simulator == "auto" and not simulator.is_installed()):
+            chosen: Literal["rlbench", "mujoco"] = "mujoco"
+            panda_tasks.find(experiment.task)
+            print("simulator: MuJoCo, a stand-in; scores on it are not RLBench scores")
+            if draws:  # known to work before demonstrations are recorded
+                print(
+                    f"images are drawn with {_BACKENDS[rendering_backend()]}; MUJOCO_GL chooses another way"
+                )
+        else:
+            chosen = "rlbench"
+            simulator.check(pixels=draws)
+            if experiment.train.processes:
+                raise UserError("--processes: RLBench's simulators run in processes of their own anyway")
+            self.lanes = 1  # a CoppeliaSim each
+        self.options = replace(options, simulator=chosen)
+        self.folder = f"rlbench-{chosen}-{options.observations}"
+        return replace(experiment, options=self.options)
+
+    def prepare(self, experiment: Experiment[Any, Any], checkpoint: Mapping[str, Any] | None) -> None:
+        """The range of the actions: from demonstrations, or from the checkpoint of an earlier run.
+
+        New demonstrations would differ in RLBench, whose planner cannot be seeded.
+        """
+        if checkpoint is None:
+            self.demonstrations = self._demonstrations(experiment)
+            self.range = action_range(self.demonstrations)
+            if self.options.images is None:
+                self.least_std = least_std(self.demonstrations[0].task_state.shape[1])
+        else:
+            try:
+                self.range = ActionRange(checkpoint["action_low"].numpy(), checkpoint["action_high"].numpy())
+            except KeyError as error:
+                raise UserError(
+                    "the checkpoint holds no range of actions: it is not of an RLBench run"
+                ) from error
+        low, high = np.asarray(self.range.low), np.asarray(self.range.high)
+        self.metadata = {"action_low": torch.from_numpy(low), "action_high": torch.from_numpy(high)}
+
+    def make(self, task: str, num_envs: int, *, processes: bool = False, render: bool = False) -> VectorTask:
+        assert self.range is not None
+        images = self.options.images
+        if self.options.simulator == "rlbench":
+            return rlbench.make(task, num_envs, self.range, images=images, render=render)
+        return panda.make(task, num_envs, self.range, images=images, processes=processes, render=render)
+
+    def load_data(self, task: str, dataset: str | None, spaces: Spaces) -> list[Episode]:
+        """The demonstrations as episodes; the buffers hold their images from then on."""
+        assert self.range is not None
+        episodes = to_episodes(self.demonstrations, self.range, pixels=self.options.images is not None)
+        self.demonstrations = []
+        found = episodes[0].obs["state"].shape[1]
+        if found != spaces.state_dim:
             raise UserError(
-                f"--demos is {self.demos}, expected at least 1: they set the range of the actions"
+                f"{dataset}: observations of {found} numbers, but {task} in {self.options.simulator} has "
+                f"{spaces.state_dim}; demonstrations recorded in RLBench are for --simulator rlbench"
             )
-        if self.image_size < 1 or self.frame_stack < 1:
-            raise UserError("--image-size and --frame-stack must be at least 1")
-        if unknown := sorted(set(self.cameras) - set(CAMERAS)):
-            raise UserError(f"--cameras: no camera {', '.join(unknown)}; there are {', '.join(CAMERAS)}")
-        if not self.cameras:
-            raise UserError("--cameras names none; for no images there is --observations state")
+        return episodes
 
-
-def choose_simulator(asked: str, *, draws: bool) -> Simulator:
-    """The simulator asked for, or for "auto" the one that is there; `draws`: whether it needs a display.
-
-    Whoever has installed the package `rlbench` wants RLBench: where it cannot run, for want of a display say,
-    the stand-in does not take its place unasked.
-
-    Raises:
-        UserError: RLBench is asked for or installed and cannot run; the message names what is missing.
-    """
-    if asked == "mujoco" or (asked == "auto" and not rlbench_simulator.is_installed()):
-        return "mujoco"
-    rlbench_simulator.check(pixels=draws)
-    return "rlbench"
-
-
-def demonstrations_of(
-    simulator: Simulator, task: str, dataset: str | None, options: RLBenchOptions, seed: int
-) -> list[Demonstration]:
-    """The demonstrations: those of `dataset` (a folder in RLBench's layout), or new ones."""
-    cameras = options.cameras if options.observations == "pixels" else ()
-    if dataset is not None:
-        loaded = load_rlbench(
-            protocol_variation(Path(dataset), task),
-            task=task,
-            cameras=cameras,
-            image_size=options.image_size,
-            count=options.demos,
-            need_task_state=options.observations == "state",
+    def _demonstrations(self, experiment: Experiment[Any, Any]) -> list[Demonstration]:
+        """Those of --dataset (a folder in RLBench's layout), or new ones."""
+        options, task, dataset = self.options, experiment.task, experiment.data.dataset
+        if dataset is not None:
+            loaded = load_rlbench(
+                protocol_variation(Path(dataset), task),
+                task=task,
+                images=options.images,
+                count=options.demos,
+                need_task_state=options.images is None,
+            )
+            print(loaded.summary())
+            if options.simulator == "mujoco":
+                _check_starts(dataset, loaded.demonstrations)
+            return loaded.demonstrations
+        print(f"recording {options.demos} demonstrations of {task} in {options.simulator}")
+        if options.simulator == "mujoco":
+            return panda_demos.collect(task, options.demos, seed=experiment.seed, images=options.images)
+        kept, too_fast = rlbench.collect_demonstrations(
+            task, options.demos, seed=experiment.seed, images=options.images, report=print
         )
-        print(loaded.summary())
-        if simulator == "mujoco":
-            _check_starts(dataset, loaded.demonstrations)
-        return loaded.demonstrations
-    print(f"recording {options.demos} demonstrations of {task} in {simulator}")
-    if simulator == "mujoco":
-        return panda_demos.collect(
-            task, options.demos, seed=seed, cameras=cameras or None, image_size=options.image_size
-        )
-    kept, too_fast = rlbench_env.collect_demonstrations(
-        task, options.demos, seed=seed, cameras=cameras, image_size=options.image_size, report=print
-    )
-    if too_fast:
-        print(f"{too_fast} demonstrations moved too fast and were left out")
-    return kept
+        if too_fast:
+            print(f"{too_fast} demonstrations moved too fast and were left out")
+        return kept
 
 
 def protocol_variation(dataset: Path, task: str) -> Path:
@@ -138,123 +209,12 @@ def protocol_variation(dataset: Path, task: str) -> Path:
 def _check_starts(dataset: str, demonstrations: Sequence[Demonstration]) -> None:
     """Refuse demonstrations of RLBench's robot for the stand-in's: other joints, cameras and objects."""
     starts = np.stack([demonstration.joint_positions[0] for demonstration in demonstrations])
-    if np.abs(starts - panda_scene.HOME).max() > START_TOLERANCE:
+    if np.abs(starts - scene.HOME).max() > START_TOLERANCE:
         raise UserError(
             f"{dataset}: the robot does not start where the stand-in's does, so it is not the stand-in's; "
             "demonstrations recorded in RLBench are for --simulator rlbench"
         )
 
 
-def configure(
-    benchmark: Benchmark, experiment: Experiment[Any, RLBenchOptions], checkpoint: dict[str, Any] | None
-) -> tuple[Benchmark, Experiment[Any, RLBenchOptions]]:
-    """The benchmark on the simulator, with the observations and the demonstrations, that the options name.
-
-    The demonstrations set what an action means, so a resumed run takes that from its checkpoint: it needs
-    none, and new ones would differ in RLBench, whose planner cannot be seeded.
-    """
-    options, task = experiment.options, experiment.task
-    if experiment.data.rescale_actions:
-        raise UserError("--rescale-actions: RLBench's actions are in the demonstrations' range already")
-    pixels = options.observations == "pixels"
-    draws = pixels or experiment.video
-    simulator = choose_simulator(options.simulator, draws=draws)
-    options = dataclasses.replace(options, simulator=simulator)
-    if simulator == "mujoco":
-        panda_tasks.find(task)
-        print("simulator: MuJoCo, a stand-in; scores on it are not RLBench scores")
-        if draws:  # known to work before demonstrations are recorded
-            print(f"images are drawn with {_BACKENDS[rendering_backend()]}; MUJOCO_GL chooses another way")
-    elif experiment.train.processes:
-        raise UserError("--processes: RLBench's simulators run in processes of their own anyway")
-    demonstrations: list[Demonstration] = []
-    task_state_dim = 0
-    if checkpoint is None:
-        dataset = experiment.data.dataset
-        demonstrations = demonstrations_of(simulator, task, dataset, options, experiment.seed)
-        scale = ActionScale.of(demonstrations)
-        task_state_dim = 0 if pixels else demonstrations[0].task_state.shape[1]
-    else:
-        scale = _saved_scale(checkpoint)
-
-    def make(task: str, num_envs: int, processes: bool, render: bool) -> VectorTask:
-        if simulator == "rlbench":
-            return rlbench_env.make(
-                task,
-                num_envs,
-                scale,
-                cameras=options.cameras if pixels else (),
-                image_size=options.image_size,
-                frame_stack=options.frame_stack,
-                render=render,
-            )
-        return panda_env.make(
-            task,
-            num_envs,
-            processes=processes,
-            observations=options.observations,
-            cameras=options.cameras,
-            image_size=options.image_size,
-            frame_stack=options.frame_stack,
-            scale=scale,
-            render=render,
-        )
-
-    def load_data(task: str, given: str | None, copies: VectorTask) -> list[Episode]:
-        episodes = to_episodes(demonstrations, scale, pixels=pixels)
-        demonstrations.clear()  # the buffers hold the images from now on
-        found, expected = episodes[0].obs["state"].shape[1], copies.spaces.state_dim
-        if found != expected:
-            raise UserError(
-                f"{given}: observations of {found} numbers, but {task} in {simulator} has {expected}; "
-                "demonstrations recorded in RLBench are for --simulator rlbench"
-            )
-        return episodes
-
-    configured = dataclasses.replace(
-        benchmark,
-        name=f"rlbench-{simulator}-{options.observations}",
-        make=make,
-        load_data=load_data,
-        eval_lanes=1 if simulator == "rlbench" else None,  # a CoppeliaSim each
-        least_std=least_std(task_state_dim),  # for new runs: a resumed one has its scaling in its checkpoint
-        metadata={"action_low": torch.from_numpy(scale.low), "action_high": torch.from_numpy(scale.high)},
-    )
-    return configured, dataclasses.replace(experiment, options=options)
-
-
-def _saved_scale(checkpoint: dict[str, Any]) -> ActionScale:
-    try:
-        return ActionScale(checkpoint["action_low"].numpy(), checkpoint["action_high"].numpy())
-    except KeyError as error:
-        raise UserError("the checkpoint holds no range of actions: it is not of an RLBench run") from error
-
-
-def _not_configured(task: str, num_envs: int, processes: bool, render: bool) -> VectorTask:
-    raise RuntimeError("`configure` comes first")
-
-
-def benchmark_of(observations: Observations) -> Benchmark:
-    """The benchmark with the presets for these observations."""
-    return Benchmark(
-        name="rlbench",
-        default_task="reach_target",
-        make=_not_configured,
-        preset=lambda agent, task: rlbench_preset(agent, task, pixels=observations == "pixels"),
-        options=RLBenchOptions(observations=observations),
-        configure=configure,
-        script="experiments/train_rlbench.py",
-        video=observations == "pixels",
-    )
-
-
-def run_script(arguments: Sequence[str]) -> int:
-    """Run on `arguments`; what is observed decides the presets, so that flag is looked at first."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--observations", choices=("pixels", "state"), default="pixels")
-    known, _ = early.parse_known_args(arguments)
-    return main(benchmark_of(known.observations), arguments)
-
-
 if __name__ == "__main__":
-    run_main(lambda: run_script(sys.argv[1:]))
+    run_main(lambda: main(RLBenchSuite))

@@ -208,7 +208,7 @@ class ReplayBuffer:
         self._ended[:], self._age[:] = False, 0
 
     def _clear(self, rows: int) -> None:
-        """Say of the next `rows` rows that they hold nothing: the padding keeps what lay there before."""
+        """Mark the next `rows` rows as no steps, so that lanes which stay shorter do not keep old ones."""
         at = (torch.arange(rows, device=self.storage_device) + self._written) % self.rows
         self._fields["is_step"].view(self.rows, self.lanes)[at] = False
 
@@ -248,10 +248,10 @@ class ReplayBuffer:
             self._starts_in_row[(first_row + np.arange(len(begins))) % self.rows] = begins.sum(axis=1)
 
     def _expire(self, written: int) -> None:
-        """Forget the starts whose rows, or whose stacked frames, go when `written` rows will have been.
+        """Forget transitions whose rows or stacked frames are overwritten once `written` rows are written.
 
-        Never those of rows that are still to be written: their starts are not appended yet and could not be
-        taken off the count. Nor need they be: all new rows fit, and a stack ends where its episode begins.
+        Never those of the rows being written: they are not counted yet. Nor need they be: all new rows fit,
+        and a stack ends where its episode begins.
         """
         limit = min(written - self.rows + self.spaces.frame_stack - 1, self._written)
         while self._oldest < limit:

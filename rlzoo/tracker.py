@@ -65,7 +65,7 @@ class EpisodeTracker:
         return finished
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What decides how it goes on, each [N]; writing into them puts a state back."""
+        """The tracker's whole state by name, each [N]; writing into the arrays restores it."""
         return {
             "begins": self.begins,
             "ended": self.ended,

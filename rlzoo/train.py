@@ -21,10 +21,12 @@ from rlzoo.errors import UserError
 from rlzoo.evaluate import VIDEO_TAG, Evaluation, evaluate, policy_action
 from rlzoo.replay import FrameStacker, ReplayBuffer, concatenate
 from rlzoo.run.checkpoint import load_checkpoint, save_checkpoint
-from rlzoo.run.cli import StopSignal
 from rlzoo.run.logger import Logger
 from rlzoo.run.progress import Progress
+from rlzoo.run.signals import StopSignal
 from rlzoo.run.video import encode_gif, write_video
+from rlzoo.seeding import EVALUATION, WARMUP, derived_seed
+from rlzoo.settings import Count, CountOrZero, Fraction, NotNegative, Settings
 from rlzoo.tracker import EpisodeTracker
 from rlzoo.types import Array, Batch, BoolArray, FloatArray, Step, VectorTask
 
@@ -34,79 +36,47 @@ NEVER = 2**62  # later than any step
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """The loop's settings. "Steps" are environment steps, over all parallel environments."""
 
-    steps: int = 1_000_000
-    """Environment steps to train for."""
-    num_envs: int = 1
-    """Parallel environments; each iteration steps all of them with one batched action."""
+    steps: CountOrZero = 1_000_000
+    """Environment steps to train for; with --offline, updates."""
+    num_envs: Count = 1
+    """Parallel environments, stepped together."""
     processes: bool = False
-    """Run each training environment in a process of its own; pays for slow simulators on many cores."""
-    warmup_steps: int = 10_000
+    """Run each training environment in a process of its own (for slow simulators)."""
+    warmup_steps: CountOrZero = 10_000
     """Steps with uniformly random actions before the first update."""
-    utd: float = 1.0
+    utd: NotNegative = 1.0
     """Update-to-data ratio: gradient updates per environment step after the warm-up."""
-    offline_steps: int = 0
-    """Updates on the given data alone, before the first environment step."""
-    batch_size: int = 256
+    offline_steps: CountOrZero = 0
+    """Updates on recorded data alone, before the first environment step."""
+    batch_size: Count = 256
     """Transitions per update."""
-    demo_fraction: float = 0.5
+    demo_fraction: Fraction = 0.5
     """Share of each batch that comes from the demonstrations, where there are any."""
-    join_capacity: int = 0
-    """Rows kept for successful online episodes, which then join the demonstrations (where there are any):
-    the demonstrations' share of a batch is drawn from both alike. When full, the oldest of them go; the given
-    ones stay. 0: none joins."""
+    join_capacity: CountOrZero = 0
+    """Rows for successful online episodes that join the demonstrations; 0: none joins."""
     bootstrap_through_success: bool = False
-    """Store online episodes that end in success as if they had been cut there: the value goes on behind it,
-    as in CQN's and ARSQ's public RLBench code. Given demonstrations are not affected."""
-    discount: float = 0.99
+    """Store online episodes that end in success as cut, so that the value goes on."""
+    discount: Fraction = 0.99
     """gamma, per environment step."""
-    n_step: int = 1
+    n_step: Count = 1
     """n of the n-step returns."""
-    buffer_capacity: int = 1_000_000
-    """Rows of the replay buffer over all environments: one per step and one per episode end."""
-    eval_every: int = 50_000
+    buffer_capacity: Count = 1_000_000
+    """Rows of the replay buffer: one per step and one per episode end."""
+    eval_every: Count = 50_000
     """Steps between evaluations with the deterministic policy."""
-    eval_episodes: int = 10
+    eval_episodes: Count = 10
     """Episodes per evaluation, played side by side."""
     stop_at_return: float | None = None
-    """End with the first evaluation whose mean return is at least this, also one among the offline steps;
-    None: not before --steps."""
-    log_every: int = 2_000
+    """End with the first evaluation whose mean return is at least this."""
+    log_every: Count = 2_000
     """Steps between two rows of losses, values and training returns."""
-    checkpoint_every: int = 250_000
-    """Steps between two checkpoints; one is also written at the end and on SIGTERM or Ctrl-C."""
+    checkpoint_every: Count = 250_000
+    """Steps between two checkpoints; there is one at the end and on a signal too."""
     capture: Capture = "auto"
     """auto: updates as CUDA graphs on a GPU; off: eagerly."""
-
-    def __post_init__(self) -> None:
-        smallest = {
-            "steps": 0,
-            "num_envs": 1,
-            "warmup_steps": 0,
-            "offline_steps": 0,
-            "batch_size": 1,
-            "join_capacity": 0,
-            "n_step": 1,
-            "buffer_capacity": 1,
-            "eval_every": 1,
-            "eval_episodes": 1,
-            "log_every": 1,
-            "checkpoint_every": 1,
-        }
-        for name, least in smallest.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{_flag(name)} is {getattr(self, name)}, expected at least {least}")
-        for name in ("demo_fraction", "discount"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{_flag(name)} is {getattr(self, name)}, expected 0 to 1")
-        if not (math.isfinite(self.utd) and self.utd >= 0):
-            raise UserError(f"--utd is {self.utd}, expected a finite number of at least 0")
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 @dataclass
@@ -213,7 +183,7 @@ class Trainer:
             self._evaluate()
 
     def _return_of_best_policy(self) -> float:
-        """Of the policy saved as the best: it may be newer than the checkpoint that is gone on from."""
+        """The return of the saved best policy, which may be newer than the checkpoint a run resumes from."""
         try:
             best = load_checkpoint(self.run_dir / "checkpoints" / BEST_POLICY)
         except UserError:  # none yet, or a damaged one, which the next evaluation replaces
@@ -406,7 +376,7 @@ class Trainer:
             self.agent,
             self.eval_task,
             episodes=self.config.eval_episodes,
-            seed=evaluation_seed(self.seed, self.counters.step),
+            seed=derived_seed(self.seed, EVALUATION, self.counters.step),
             device=self.device,
             record=self.film,
         )
@@ -520,20 +490,6 @@ class Trainer:
 
     def _lane_arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {**self.tracker.arrays(), "joining": self.joining}
-
-
-# The streams that are derived from a run's seed; PyTorch and the simulators get the seed itself.
-EVALUATION, WARMUP, BUFFERS = 1, 2, 3
-
-
-def derived_seed(seed: int, *stream: int) -> int:
-    """The seed of one of a run's random streams, by a hash: runs of seeds 1 and 2 have none in common."""
-    return int(np.random.SeedSequence(entropy=seed, spawn_key=stream).generate_state(1)[0])
-
-
-def evaluation_seed(seed: int, step: int) -> int:
-    """The seed of a run's evaluation at `step`: shared with no other evaluation and no training."""
-    return derived_seed(seed, EVALUATION, step)
 
 
 def _next_multiple(step: int, every: int) -> int:

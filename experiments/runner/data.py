@@ -8,44 +8,51 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from rlzoo.data.episodes import observation_statistics, select_episodes, summary
 
-from rlzoo.data.load import observation_statistics, select_episodes, summary
-from rlzoo.data.scaling import ActionScaling, ObservationScaling, Scaling
+from rlzoo.data.scaling import ObservationScaling, Scaling, action_range_of
 from rlzoo.errors import UserError
 from rlzoo.replay import ReplayBuffer
-from rlzoo.train import BUFFERS, TrainConfig, derived_seed
+from rlzoo.seeding import BUFFERS, derived_seed
+from rlzoo.settings import Count, Percent, Settings
+from rlzoo.train import TrainConfig
 from rlzoo.types import Episode, FloatArray, Spaces
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Settings):
     """Recorded data: the whole of it seeds the replay buffer, a selection of it are the demonstrations."""
 
     dataset: str | None = None
-    """A D4RL HDF5 file, an Adroit pickle, or a Minari dataset's folder or name; None: the task's own data,
-    where it has any."""
+    """D4RL HDF5 file, Adroit pickle, Minari folder or name; None: the task's own data."""
     offline: bool = False
-    """Train on the data alone: --steps counts updates, and environments are stepped for evaluation only."""
+    """Train on the data alone; environments are stepped for evaluation only."""
     seed_replay: bool = True
-    """Begin with the whole dataset in the replay buffer, which is enlarged by its size."""
-    demo_percentile: float = 50.0
-    """Demonstrations: the middle of the slice of episodes by return, 0 (worst) to 100 (best)."""
-    demo_ratio: float = 100.0
-    """Demonstrations: the size of that slice, in per cent of all steps."""
-    demo_count: int | None = None
+    """Begin with the whole dataset in the replay buffer, which grows by its size."""
+    demo_percentile: Percent = 50.0
+    """Demonstrations: middle of the slice of episodes by return, 0 (worst) to 100."""
+    demo_ratio: Percent = 100.0
+    """Demonstrations: size of that slice, in per cent of all steps."""
+    demo_count: Count | None = None
     """Demonstrations: how many episodes to draw from that slice; None: all."""
     standardize: bool = True
     """Standardise observations with the dataset's mean and standard deviation."""
     rescale_actions: bool = False
-    """Map each action dimension's range in the whole dataset, widened by a twentieth of it on either side, to
-    the agent's [-1, 1]: bins are then finer where actions keep to a part of their range. The agent cannot
-    leave that part. Noise, entropies and the warm-up's random actions are in the agent's units."""
+    """Map each action dimension's range in the dataset to the agent's [-1, 1]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The episodes of a run, scaled."""
+    """The episodes of a run.
 
+    Attributes:
+        recorded: all of them, as recorded.
+        replay: those that the replay buffer begins with, scaled.
+        demos: the demonstrations, scaled.
+        scaling: between the task and the agent.
+    """
+
+    recorded: Sequence[Episode] = ()
     replay: Sequence[Episode] = ()
     demos: Sequence[Episode] = ()
     scaling: Scaling = dataclasses.field(default_factory=Scaling)
@@ -57,17 +64,15 @@ def prepare(
     *,
     seed: int,
     normalized_score: Callable[[float], float] | None,
-    note: Callable[[str], None],
     least_std: FloatArray | float = 0.0,
 ) -> Data:
-    """Choose the demonstrations, say what there is, standardise observations and rescale actions.
+    """Choose the demonstrations, print what there is, standardise observations and rescale actions.
 
     Args:
         episodes: the whole data.
         config: what is chosen of it, and what is scaled.
         seed: of the choice.
         normalized_score: of a return, for the summary.
-        note: is told what there is.
         least_std: what observations [S] are divided by where their standard deviation is less.
 
     Raises:
@@ -83,24 +88,24 @@ def prepare(
         )
     except UserError as error:
         raise UserError(f"{config.dataset or 'dataset'}: {error}") from error
-    note("dataset\n" + summary(episodes, normalized_score=normalized_score))
+    print("dataset\n" + summary(episodes, normalized_score=normalized_score))
     if len(demos) < len(episodes):
-        note("demonstrations\n" + summary(demos, normalized_score=normalized_score, selected_from=episodes))
-    scaling = _scaling(episodes, config, least_std)
-    if scaling.action is not None:
-        shares = (scaling.action.high - scaling.action.low) / 2
-        note(f"actions mapped from the data's ranges, {shares.min():.2g} to {shares.max():.2g} of the task's")
-    scaled = scaling.episodes(episodes)
-    by_id = {id(episode): copy for episode, copy in zip(episodes, scaled, strict=True)}
-    return Data(scaled if config.seed_replay else (), [by_id[id(episode)] for episode in demos], scaling)
-
-
-def _scaling(episodes: Sequence[Episode], config: DataConfig, least_std: FloatArray | float) -> Scaling:
-    obs = None
+        print("demonstrations\n" + summary(demos, normalized_score=normalized_score, selected_from=episodes))
+    obs = action = None
     if config.standardize:
         mean, std = observation_statistics(episodes)
         obs = ObservationScaling(mean, np.maximum(std, least_std).astype(np.float32))
-    return Scaling(obs, ActionScaling.of(episodes) if config.rescale_actions else None)
+    if config.rescale_actions:
+        action = action_range_of(episodes)
+        shares = (np.asarray(action.high) - action.low) / 2
+        print(
+            f"actions mapped from the data's ranges, {shares.min():.2g} to {shares.max():.2g} of the task's"
+        )
+    scaling = Scaling(obs, action)
+    scaled = scaling.episodes(episodes)
+    by_id = {id(episode): copy for episode, copy in zip(episodes, scaled, strict=True)}
+    demos = [by_id[id(episode)] for episode in demos]
+    return Data(episodes, scaled if config.seed_replay else (), demos, scaling)
 
 
 def rows_of(episodes: Sequence[Episode]) -> int:
@@ -136,23 +141,24 @@ def make_buffers(
         saved: a trainer's state, whose buffers are then made in the sizes they had, to be loaded.
     """
 
-    def make(rows: int, lanes: int, offset: int) -> ReplayBuffer:
+    rows = _rows(spaces, data, config, grows=grows) if saved is None else _saved_rows(saved)
+
+    def make(name: str, lanes: int, stream: int) -> ReplayBuffer:
         return ReplayBuffer(
             spaces,
-            capacity=rows * lanes,
+            capacity=rows[name] * lanes,
             lanes=lanes,
             device=device,
             discount=config.discount,
             n_step=config.n_step,
-            is_demo=offset > 0,
-            seed=derived_seed(seed, BUFFERS, offset),
+            is_demo=name != "replay",
+            seed=derived_seed(seed, BUFFERS, stream),
         )
 
-    rows = _rows(spaces, data, config, grows=grows) if saved is None else _saved_rows(saved)
     buffers = Buffers(
-        make(rows["replay"], config.num_envs, 0),
-        make(rows["demos"], 1, 1) if rows["demos"] else None,
-        make(rows["joined"], 1, 2) if rows["joined"] else None,
+        make("replay", config.num_envs, 0),
+        make("demos", 1, 1) if rows["demos"] else None,
+        make("joined", 1, 2) if rows["joined"] else None,
     )
     if data.replay:
         buffers.replay.add_episodes(data.replay)
@@ -175,7 +181,7 @@ def _rows(spaces: Spaces, data: Data, config: TrainConfig, *, grows: bool) -> di
 
 
 def _saved_rows(saved: Mapping[str, Any]) -> dict[str, int]:
-    """The same of a trainer's state."""
+    """The rows per lane that the buffers in a trainer's state had."""
     try:
         states = {name: saved[name] for name in ("replay", "demos", "joined")}
         return {name: 0 if state is None else len(state["starts_in_row"]) for name, state in states.items()}

@@ -10,7 +10,7 @@ import numpy as np
 import pydantic
 import torch
 
-from experiments.presets import AGENTS
+from algos import AGENTS
 from rlzoo.agent import Agent
 from rlzoo.data.scaling import Scaling
 from rlzoo.errors import UserError
@@ -33,6 +33,13 @@ def read_run(run_dir: Path, name: str) -> dict[str, Any]:
     return checkpoint
 
 
+def agent_config(checkpoint: Mapping[str, Any]) -> Any:
+    """The hyperparameters of the agent in a checkpoint."""
+    return pydantic.TypeAdapter(AGENTS[checkpoint["agent_name"]].Config).validate_python(
+        checkpoint["agent_config"]
+    )
+
+
 def load_agent(checkpoint: Mapping[str, Any], spaces: Spaces, device: torch.device) -> Agent:
     """The agent in a checkpoint, of a whole run or of its best policy.
 
@@ -44,11 +51,10 @@ def load_agent(checkpoint: Mapping[str, Any], spaces: Spaces, device: torch.devi
     Raises:
         UserError: the checkpoint does not fit the task.
     """
-    entry = AGENTS[checkpoint["agent_name"]]
+    agent_type = AGENTS[checkpoint["agent_name"]]
     try:
         saved = checkpoint["agent"] if "agent" in checkpoint else checkpoint["trainer"]["agent"]
-        config = pydantic.TypeAdapter(entry.config).validate_python(checkpoint["agent_config"])
-        agent = entry.make(spaces, config, device)
+        agent = agent_type(spaces, agent_config(checkpoint), device)
         agent.load_state_dict(saved)
     except (KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())

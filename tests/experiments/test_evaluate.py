@@ -12,13 +12,14 @@ import yaml
 from rich.console import Console
 
 from experiments import evaluate
-from experiments import train_d4rl as d4rl
-from experiments import train_mujoco as mujoco
 from experiments.runner.launch import main
+from experiments.runner.suite import Suite
+from experiments.train_d4rl import D4RLSuite
+from experiments.train_mujoco import MujocoSuite
 from rlzoo.errors import UserError
 from rlzoo.evaluate import Evaluation
 from rlzoo.run.checkpoint import load_checkpoint, save_checkpoint
-from rlzoo.train import evaluation_seed
+from rlzoo.seeding import EVALUATION, derived_seed
 
 FLAGS = ["--eval-every", "20", "--eval-episodes", "4", "--batch-size", "16", "--threads", "1"]
 FLAGS += ["--agent.hidden", "16", "16", "--device", "cpu", "--seed", "7"]
@@ -34,18 +35,18 @@ def rounding() -> Iterator[None]:
 def hopper_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """BC on the project's own demonstrations: observations standardised, episodes of different lengths."""
     data = Path(__file__).parents[2] / "results" / "datasets" / "hopper-demos.hdf5"
-    return train(tmp_path_factory.mktemp("d4rl"), d4rl, "bc", "--task", "hopper-expert-v2", "--offline",
+    return train(tmp_path_factory.mktemp("d4rl"), D4RLSuite, "bc", "--task", "hopper-expert-v2", "--offline",
                  "--dataset", str(data), "--steps", "40")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def reacher_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("mujoco"), mujoco, "sac", "--task", "Reacher-v5", "--steps", "40",
-                 "--warmup-steps", "10", "--buffer-capacity", "1000", "--num-envs", "1")  # fmt: skip
+    flags = ["--task", "Reacher-v5", "--steps", "40", "--warmup-steps", "10", "--buffer-capacity", "1000"]
+    return train(tmp_path_factory.mktemp("mujoco"), MujocoSuite, "sac", *flags, "--num-envs", "1")
 
 
-def train(folder: Path, script, *flags: str) -> Path:  # type: ignore[no-untyped-def]
-    assert main(script.BENCHMARK, [*flags, *FLAGS, "--runs-dir", str(folder)]) == 0
+def train(folder: Path, suite: type[Suite], *flags: str) -> Path:
+    assert main(suite, [*flags, *FLAGS, "--runs-dir", str(folder)]) == 0
     (info,) = folder.rglob("run.json")
     return info.parent
 
@@ -72,7 +73,7 @@ def test_the_runs_last_evaluation_is_found_again(
     run_dir = request.getfixturevalue(run_of)
     evaluations = load_checkpoint(run_dir / "checkpoints" / "latest.pt")["trainer"]["evaluations"]
     assert len(evaluations) == 2
-    seed = str(evaluation_seed(7, evaluations[-1]["step"]))
+    seed = str(derived_seed(7, EVALUATION, evaluations[-1]["step"]))
     found = returns(monkeypatch, tmp_path, run_dir, "--seed", seed)
     assert found.mean() == pytest.approx(evaluations[-1]["eval/return"], abs=1e-2)
 
@@ -158,7 +159,7 @@ def test_what_cannot_be_played_is_one_clear_line(
         with pytest.raises(UserError, match=message):
             evaluate.main()
 
-    fails("is not the folder of a run", tmp_path)
+    fails("is not a run folder", tmp_path)
     fails("--episodes is 0", reacher_run, "--episodes", "0")
     fails("--threads is 0", reacher_run, "--threads", "0")
     fails("--seed is -1", reacher_run, "--seed", "-1")
@@ -166,12 +167,12 @@ def test_what_cannot_be_played_is_one_clear_line(
     fails("it is a folder", reacher_run, "--output", tmp_path)
     other = shutil.copytree(reacher_run, tmp_path / "other")
     config = yaml.safe_load((other / "config.yaml").read_text())
-    (other / "config.yaml").write_text(yaml.safe_dump({**config, "script": ["mine.py"]}))
-    fails("no script called .*mine.py.*; there are experiments/train_mujoco.py", other)
+    (other / "config.yaml").write_text(yaml.safe_dump({**config, "suite": "mine"}))
+    fails("no suite called 'mine'; there are mujoco", other)
     (other / "config.yaml").write_text(yaml.safe_dump({**config, "task": "Hopper-v5"}))
     fails("the checkpoint is of sac on Reacher-v5, not sac on Hopper-v5", other)
     (other / "config.yaml").write_bytes(b"\xff\xfe\xfa")
-    fails("is not the folder of a run", other)
+    fails("is not a run's configuration", other)
     (other / "config.yaml").write_text(yaml.safe_dump(config))
     (other / "checkpoints" / "latest.pt").unlink()
     fails("latest.pt", other)
@@ -184,8 +185,8 @@ def test_another_greedy_rule_than_the_runs(
 ) -> None:
     data = Path(__file__).parents[2] / "results" / "datasets" / "hopper-demos.hdf5"
     flags = ["--task", "hopper-expert-v2", "--offline", "--dataset", str(data), "--steps", "40"]
-    mode = train(tmp_path / "mode", d4rl, "arsq", *flags, "--agent.levels", "2", "--agent.bins", "5")
-    median = train(tmp_path / "median", d4rl, "arsq", *flags, "--agent.levels", "2", "--agent.bins", "5",
+    mode = train(tmp_path / "mode", D4RLSuite, "arsq", *flags, "--agent.levels", "2", "--agent.bins", "5")
+    median = train(tmp_path / "median", D4RLSuite, "arsq", *flags, "--agent.levels", "2", "--agent.bins", "5",
                    "--agent.greedy", "median")  # fmt: skip
     own = returns(monkeypatch, tmp_path, median)
     assert "actions: median" in capsys.readouterr().out
@@ -196,6 +197,6 @@ def test_another_greedy_rule_than_the_runs(
 def test_a_greedy_rule_needs_codes(hopper_run: Path, reacher_run: Path) -> None:
     for run_dir in (hopper_run, reacher_run):
         with pytest.raises(UserError, match="is not auto-regressive"):
-            evaluate.play(evaluate.Settings(run_dir, greedy="median"))
+            evaluate.play(evaluate.Request(run_dir, greedy="median"))
     with pytest.raises(UserError, match="exclude each other"):
         evaluate.Settings(hopper_run, greedy="median", sampled=True)

@@ -8,10 +8,10 @@ import minari
 import numpy as np
 import pytest
 
-from envs.gym import make as mujoco_env
+from envs.gym import make as gym_tasks
 from experiments import make_dataset
-from experiments import train_mujoco as mujoco
 from experiments.runner.launch import main
+from experiments.train_mujoco import MujocoSuite
 from rlzoo.data.load import load_episodes
 from rlzoo.errors import UserError
 from rlzoo.run.checkpoint import load_checkpoint, save_checkpoint
@@ -28,7 +28,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run stopped by its first evaluation, long before --steps."""
     folder = tmp_path_factory.mktemp("runs")
     flags = [*FLAGS, "--steps", "100000", "--stop-at-return", "1", "--runs-dir", str(folder)]
-    assert main(mujoco.BENCHMARK, ["sac", *flags]) == 0
+    assert main(MujocoSuite, ["sac", *flags]) == 0
     (info,) = folder.rglob("run.json")
     return info.parent
 
@@ -39,8 +39,7 @@ def make(monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
 
 
 def load(path: Path):  # type: ignore[no-untyped-def]
-    low, high = mujoco_env.action_bounds(TASK)
-    return load_episodes(path, state_dim=4, action_dim=1, action_low=low, action_high=high)
+    return load_episodes(path, state_dim=4, action_dim=1, action_range=gym_tasks.action_range(TASK))
 
 
 def test_stop_at_return_ends_a_run_at_the_evaluation_that_reached_it(run_dir: Path) -> None:
@@ -72,7 +71,7 @@ def test_a_recorded_episode_is_what_the_simulator_does(
     path = tmp_path / "expert.hdf5"
     flags = ("--expert", str(run_dir), "--steps", "200", "--num-envs", "1", "--seed", "3")
     make(monkeypatch, "expert", *flags, "--output", str(path))
-    task = mujoco_env.make(TASK, 1)
+    task = gym_tasks.make(TASK, 1)
     obs = task.reset(3)
     for episode in load(path)[:3]:
         np.testing.assert_array_equal(episode.obs["state"][0], obs["state"][0])
@@ -139,7 +138,7 @@ def test_a_replay_that_has_lost_its_beginning_says_so(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["80" if flag == "4000" else flag for flag in FLAGS]
-    assert main(mujoco.BENCHMARK, ["sac", *flags, "--steps", "200", "--runs-dir", str(tmp_path)]) == 0
+    assert main(MujocoSuite, ["sac", *flags, "--steps", "200", "--runs-dir", str(tmp_path)]) == 0
     (info,) = tmp_path.rglob("run.json")
     path = tmp_path / "replay.hdf5"
     for run, warns in ((run_dir, False), (info.parent, True)):

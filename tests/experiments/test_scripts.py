@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import imageio.v2 as imageio
 import numpy as np
@@ -21,14 +20,14 @@ import pytest
 import torch
 import yaml
 from matplotlib.axes import Axes
+from rlzoo.data.episodes import discounted_returns, observation_statistics
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from algos import AGENTS
 from envs.d4rl import env as d4rl_env
-from envs.d4rl.tasks import TASKS, normalized_score
-from envs.gym import make as mujoco_env
+from envs.d4rl.tasks import TASKS
 from envs.gym.rendering import rendering_backend
 from experiments import compare, evaluate, quickstart
-from experiments import train_d4rl as d4rl
 from experiments.compare import (
     Run,
     comparable,
@@ -44,28 +43,26 @@ from experiments.compare import (
     write_curves,
     write_runs,
 )
-from experiments.presets import AGENTS, MUJOCO_TASKS, d4rl_preset
-from experiments.runner import launch as common
+from experiments.presets.mujoco import PAPER_RETURNS
 from experiments.runner.data import Data, make_buffers
-from experiments.runner.launch import Benchmark, default_experiment, main, resume_hint
-from rlzoo.data.load import load_episodes, observation_statistics
+from experiments.runner.experiment import default_experiment
+from experiments.runner.launch import main, resume_hint
+from experiments.runner.suite import Suite
+from experiments.suites import SUITES
+from experiments.train_d4rl import D4RLSuite
+from experiments.train_mujoco import MujocoSuite
+from rlzoo.agent import Learning
+from rlzoo.data.load import load_episodes
 from rlzoo.data.write import write_d4rl
 from rlzoo.errors import UserError
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.folder import lock_run
-from rlzoo.train import TrainConfig, evaluation_seed
+from rlzoo.seeding import EVALUATION, derived_seed
+from rlzoo.train import TrainConfig
 from rlzoo.types import Episode, Spaces
 from tests.helpers.demo_files import real_file
 
 ROOT = Path(__file__).resolve().parents[2]
-BENCHMARK = Benchmark(
-    name="mujoco",
-    default_task="HalfCheetah-v5",
-    make=lambda task, num_envs, processes, render: mujoco_env.make(
-        task, num_envs, processes=processes, render=render
-    ),
-    preset=lambda agent, task: {},
-)
 SHORT = ["--num-envs", "4", "--warmup-steps", "40", "--utd", "0.25", "--batch-size", "16"]
 SHORT += ["--buffer-capacity", "4000", "--eval-every", "60", "--eval-episodes", "2", "--log-every", "20"]
 SHORT += ["--agent.hidden", "16", "16", "--threads", "1", "--device", "cpu"]
@@ -74,7 +71,7 @@ SHORT += ["--agent.hidden", "16", "16", "--threads", "1", "--device", "cpu"]
 def run_in_process(agent: str, runs_dir: Path, *flags: str, task: str = "Reacher-v5") -> Path:
     """Train and return the run folder."""
     before = set(runs_dir.rglob("run.json"))
-    assert main(BENCHMARK, [agent, "--task", task, *SHORT, "--runs-dir", str(runs_dir), *flags]) == 0
+    assert main(MujocoSuite, [agent, "--task", task, *SHORT, "--runs-dir", str(runs_dir), *flags]) == 0
     (new,) = set(runs_dir.rglob("run.json")) - before
     return new.parent
 
@@ -117,7 +114,7 @@ def test_resume_continues_exactly(agent: str, tmp_path: Path) -> None:
     straight = run_in_process(agent, tmp_path / "a", "--steps", "240")
     resumed = run_in_process(agent, tmp_path / "b", "--steps", "132")
     torch.manual_seed(1)
-    assert main(BENCHMARK, ["--resume", str(resumed), "--steps", "240"]) == 0
+    assert main(MujocoSuite, ["--resume", str(resumed), "--steps", "240"]) == 0
     assert rows(resumed) == rows(straight)
     states = [load_checkpoint(d / "checkpoints" / "latest.pt")["trainer"] for d in (straight, resumed)]
     one, other = (state["agent"] for state in states)
@@ -141,10 +138,10 @@ def test_the_rounding_of_products_is_the_runs_own(tmp_path: Path) -> None:
     assert torch.get_float32_matmul_precision() == "medium"
     run_in_process("sac", tmp_path, "--steps", "80")
     assert torch.get_float32_matmul_precision() == "highest"
-    assert main(BENCHMARK, ["--resume", str(rounded), "--steps", "100"]) == 0
+    assert main(MujocoSuite, ["--resume", str(rounded), "--steps", "100"]) == 0
     assert torch.get_float32_matmul_precision() == "medium"
     with pytest.raises(UserError, match="--matmul-precision cannot change"):
-        main(BENCHMARK, ["--resume", str(rounded), "--steps", "120", "--matmul-precision", "highest"])
+        main(MujocoSuite, ["--resume", str(rounded), "--steps", "120", "--matmul-precision", "highest"])
 
 
 def test_sigterm_writes_a_checkpoint_and_resume_continues(tmp_path: Path) -> None:
@@ -162,7 +159,7 @@ def test_sigterm_writes_a_checkpoint_and_resume_continues(tmp_path: Path) -> Non
     assert "--resume" in output
     (run_dir,) = [path.parent for path in tmp_path.rglob("run.json")]
     stopped_at = load_checkpoint(run_dir / "checkpoints" / "latest.pt")["trainer"]["counters"]["env_steps"]
-    assert main(BENCHMARK, ["--resume", str(run_dir), "--steps", str(stopped_at + 40)]) == 0
+    assert main(MujocoSuite, ["--resume", str(run_dir), "--steps", str(stopped_at + 40)]) == 0
     steps = [int(step) for step, tag, _ in rows(run_dir) if tag == "value/q"]
     assert steps == sorted(set(steps))
     assert steps[-1] > stopped_at
@@ -231,14 +228,15 @@ def test_unknown_flags_are_refused_with_a_suggestion() -> None:
     assert "--agent.hidden" in output + errors
 
 
-@pytest.mark.parametrize("task", sorted(MUJOCO_TASKS))
+@pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
+@pytest.mark.parametrize("preset", ["paper", "small"])
 @pytest.mark.parametrize("agent", sorted(AGENTS))
-def test_presets_name_existing_settings(agent: str, task: str) -> None:
-    preset = MUJOCO_TASKS[task].preset.get(agent, {})
-    benchmark = Benchmark("mujoco", task, BENCHMARK.make, lambda agent, task: preset)
-    experiment = default_experiment(benchmark, agent, task)
-    for name, value in {**AGENTS[agent].preset, **preset}.items():
-        assert getattr(experiment.train, name) == value
+def test_presets_name_existing_settings(agent: str, preset: str, suite: type[Suite]) -> None:
+    for arguments in ([], ["--observations", "state"]):
+        chosen = suite(arguments)
+        for task in (*chosen.tasks(), *PAPER_RETURNS) if chosen.name == "mujoco" else chosen.tasks():
+            experiment = default_experiment(chosen, agent, task, preset)
+            assert experiment.preset == preset
 
 
 # ARSQ's settings per D4RL task: levels, bins, temperature, demonstration loss, its rows, its weight on the
@@ -260,7 +258,7 @@ ARSQ_SETTINGS = {
 
 @pytest.mark.parametrize("task", ARSQ_SETTINGS)
 def test_arsq_has_the_papers_settings_on_each_task(task: str) -> None:
-    experiment = default_experiment(d4rl.BENCHMARK, "arsq", task)
+    experiment = default_experiment(D4RLSuite(), "arsq", task)
     agent, loop = experiment.agent, experiment.train
     found = (agent.levels, agent.bins, agent.temperature, agent.demo_loss, agent.demo_rows)
     assert (*found, pytest.approx(agent.demo_weight), agent.demo_floor) == ARSQ_SETTINGS[task]
@@ -272,7 +270,7 @@ def test_arsq_has_the_papers_settings_on_each_task(task: str) -> None:
 
 def test_cqns_atoms_reach_as_far_as_d4rls_experts() -> None:
     for name, task in TASKS.items():
-        agent = default_experiment(d4rl.BENCHMARK, "cqn", name).agent
+        agent = default_experiment(D4RLSuite(), "cqn", name).agent
         horizon = (1 - 0.99**task.max_episode_steps) / 0.01
         expert = task.max_score / task.max_episode_steps * horizon
         assert agent.v_min <= min(0.0, task.min_score / task.max_episode_steps * horizon), name
@@ -283,7 +281,7 @@ def test_cqns_atoms_reach_as_far_as_d4rls_experts() -> None:
 def test_cqns_atoms_and_margin_tell_small_returns_apart(kind: str, largest: float) -> None:
     for name in TASKS:
         if name.startswith(kind):
-            agent = default_experiment(d4rl.BENCHMARK, "cqn", name).agent
+            agent = default_experiment(D4RLSuite(), "cqn", name).agent
             assert 0.25 <= largest / (agent.v_max - agent.v_min) <= 1
             assert agent.margin == pytest.approx((agent.v_max - agent.v_min) / 400)
 
@@ -297,17 +295,15 @@ def test_a_run_says_so_when_the_data_go_beyond_cqns_atoms(
     assert "atoms" not in capsys.readouterr().out
 
 
-def test_cqns_atoms_have_to_reach_what_a_door_that_stays_open_is_worth(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_cqns_atoms_have_to_reach_what_a_door_that_stays_open_is_worth() -> None:
     """20 a step for ever, 2,000, though 50 steps of it are 790; a tenth of the range beyond is let pass."""
     states, actions = {"state": np.zeros((51, 39), np.float32)}, np.zeros((50, 28), np.float32)
     episode = Episode(states, actions, np.full(50, 20, np.float32), terminated=False)
-    preset = default_experiment(d4rl.BENCHMARK, "cqn", "door-human-v1")
+    preset = default_experiment(D4RLSuite(), "cqn", "door-human-v1")
+    learning = Learning(256, 128, 0.5, lambda: discounted_returns([episode], preset.train.discount))
     for v_max, warns in ((preset.agent.v_max, False), (1_900.0, False), (1_500.0, True)):
-        agent = dataclasses.replace(preset.agent, v_max=v_max)
-        common._warn_of_returns(dataclasses.replace(preset, agent=agent), [episode])
-        assert ("2,000.0, CQN's atoms" in capsys.readouterr().out) == warns
+        said = dataclasses.replace(preset.agent, v_max=v_max).remarks(learning)
+        assert any("2,000.0, CQN's atoms" in line for line in said) == warns
 
 
 @pytest.mark.parametrize(
@@ -335,7 +331,7 @@ def test_a_setting_that_does_nothing_beside_another_is_named(
 def test_demonstrations_that_take_longer_than_the_task_allows_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    copies = SimpleNamespace(spaces=Spaces(state_dim=39, action_dim=28))
+    spaces = Spaces(state_dim=39, action_dim=28)
 
     def load(*lengths: int) -> str:
         episodes = [
@@ -348,7 +344,7 @@ def test_demonstrations_that_take_longer_than_the_task_allows_are_named(
             for length in lengths
         ]
         write_d4rl(tmp_path / "door.hdf5", episodes, {})
-        found = d4rl.BENCHMARK.load_data("door-human-v1", str(tmp_path / "door.hdf5"), copies)
+        found = D4RLSuite().load_data("door-human-v1", str(tmp_path / "door.hdf5"), spaces)
         assert [len(episode) for episode in found] == list(lengths)
         return capsys.readouterr().out
 
@@ -360,14 +356,14 @@ def test_kitchens_recorded_rewards_become_the_tasks_when_they_are_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """D4RL's files count finished parts in every step; where each was paid once already nothing changes."""
-    copies = SimpleNamespace(spaces=Spaces(state_dim=60, action_dim=9))
+    spaces = Spaces(state_dim=60, action_dim=9)
     states = np.zeros((7, 60), np.float32)
     states[3:, 22] = -0.75  # the microwave is open from step 2 on
     actions, path = np.zeros((6, 9), np.float32), str(tmp_path / "kitchen.hdf5")
 
     def load(*rewards: float) -> tuple[list[float], str]:
         write_d4rl(path, [Episode({"state": states}, actions, np.float32(rewards), terminated=True)], {})
-        (found,) = d4rl.BENCHMARK.load_data("kitchen-complete-v0", path, copies)
+        (found,) = D4RLSuite().load_data("kitchen-complete-v0", path, spaces)
         return found.reward.tolist(), capsys.readouterr().out
 
     rewards, said = load(0, 0, 1, 1, 2, 2)
@@ -378,11 +374,9 @@ def test_kitchens_recorded_rewards_become_the_tasks_when_they_are_loaded(
 
 def test_few_human_door_demonstrations_succeed_in_the_tasks_time(capsys: pytest.CaptureFixture[str]) -> None:
     """What results/door.md explains the success rates on door by."""
-    copies = SimpleNamespace(spaces=Spaces(state_dim=39, action_dim=28))
+    spaces = Spaces(state_dim=39, action_dim=28)
     path = str(real_file("adroit/door-v0_demos.pickle"))
-    angles = [
-        episode.obs["state"][:, 28] for episode in d4rl.BENCHMARK.load_data("door-human-v1", path, copies)
-    ]
+    angles = [episode.obs["state"][:, 28] for episode in D4RLSuite().load_data("door-human-v1", path, spaces)]
     assert "25 of the 25 episodes are longer than the 200 steps" in capsys.readouterr().out
     assert sum(angle.max() >= 1.35 for angle in angles) == 7
     assert sum(angle[:201].max() >= 1.35 for angle in angles) == 6
@@ -415,7 +409,7 @@ def test_no_two_buffers_of_neighbouring_seeds_draw_the_same_rows(hopper_data: Pa
     for seed in (1, 2, 3):
         buffers = make_buffers(
             Spaces(state_dim=11, action_dim=3),
-            Data(episodes, episodes),
+            Data(episodes, episodes, episodes),
             TrainConfig(join_capacity=100),
             device=torch.device("cpu"),
             seed=seed,
@@ -458,18 +452,18 @@ def test_evaluations_see_observations_as_training_does(
 ) -> None:
     """Through the script's own benchmark: an acting agent sees what is standardised as the data are."""
     seen = []
-    original = AGENTS["bc"].make.act
+    original = AGENTS["bc"].act
 
     def act(self, obs, *, deterministic):  # type: ignore[no-untyped-def]
         seen.append(obs["state"].clone())
         return original(self, obs, deterministic=deterministic)
 
-    monkeypatch.setattr(AGENTS["bc"].make, "act", act)
+    monkeypatch.setattr(AGENTS["bc"], "act", act)
     flags = ["--offline", "--steps", "2", "--eval-every", "2", "--eval-episodes", "3", "--device", "cpu"]
     flags += ["--task", "hopper-medium-v2", "--dataset", str(hopper_data), "--runs-dir", str(tmp_path)]
-    assert main(d4rl.BENCHMARK, ["bc", *flags]) == 0
+    assert main(D4RLSuite, ["bc", *flags]) == 0
     mean, std = observation_statistics(load_episodes(hopper_data))
-    first = d4rl_env.make("hopper-medium-v2", 3).reset(evaluation_seed(1, 2))["state"]
+    first = d4rl_env.make("hopper-medium-v2", 3).reset(derived_seed(1, EVALUATION, 2))["state"]
     np.testing.assert_allclose(seen[0].numpy(), (first - mean) / std, atol=1e-4)
 
 
@@ -483,7 +477,9 @@ def test_evaluations_see_observations_as_training_does(
         (["dsac-t", "--steps", "1e6"], "Error parsing --steps: invalid literal for int"),
         (["dsact"], "no agent called 'dsact'; did you mean dsac-t?"),
         (["nothing"], "no agent called 'nothing'; there are arsq, "),
-        (["sac", "--seed", str(2**64)], f"--seed is {2**64}, expected 0 to "),
+        (["--task", "Hopper-v5"], "which agent? python experiments/train_mujoco.py AGENT [flags]"),
+        (["sac", "--preset", "smal"], "--preset is smal; there are paper, small"),
+        (["sac", "--seed", str(2**64)], f"--seed is {2**64}, expected less than 9223372036854775808"),
         (
             ["sac", "--agent.log-std-range", "2", "-20"],
             "--agent.log-std-range is 2 to -20, expected",
@@ -495,7 +491,7 @@ def test_evaluations_see_observations_as_training_does(
 )
 def test_a_mistyped_command_is_one_line(arguments: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        main(BENCHMARK, arguments)
+        main(MujocoSuite, arguments)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
@@ -504,14 +500,14 @@ def test_a_mistyped_command_is_one_line(arguments: list[str], message: str) -> N
 def test_what_a_resumed_run_cannot_be(tmp_path: Path) -> None:
     run_dir = str(run_in_process("sac", tmp_path, "--steps", "80"))
     with pytest.raises(UserError, match=r"--steps is 30, but the run has done 80 already"):
-        main(BENCHMARK, ["--resume", run_dir, "--steps", "30"])
+        main(MujocoSuite, ["--resume", run_dir, "--steps", "30"])
     with pytest.raises(UserError, match="is a run of sac, not of td3"):
-        main(BENCHMARK, ["td3", "--resume", run_dir])
-    with pytest.raises(UserError, match=r"is a run of experiments/train_mujoco\.py: go on with it there"):
-        main(d4rl.BENCHMARK, ["--resume", run_dir])
+        main(MujocoSuite, ["td3", "--resume", run_dir])
+    with pytest.raises(UserError, match="is a run of mujoco, not of d4rl"):
+        main(D4RLSuite, ["--resume", run_dir])
     with lock_run(Path(run_dir)), pytest.raises(UserError, match="another process is training this run"):
-        main(BENCHMARK, ["--resume", run_dir])
-    assert main(BENCHMARK, ["sac", "--resume", run_dir, "--steps", "84"]) == 0
+        main(MujocoSuite, ["--resume", run_dir])
+    assert main(MujocoSuite, ["sac", "--resume", run_dir, "--steps", "84"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -537,18 +533,18 @@ def test_a_checkpoint_of_another_network_is_one_clear_error(tmp_path: Path) -> N
         (run_dir / "config.yaml").read_text().replace("hidden:\n  - 16\n", "hidden:\n  - 8\n")
     )
     with pytest.raises(UserError, match="does not fit this run"):
-        main(BENCHMARK, ["--resume", str(run_dir)])
+        main(MujocoSuite, ["--resume", str(run_dir)])
 
 
 def test_a_resumed_run_keeps_its_settings(tmp_path: Path) -> None:
     run_dir = run_in_process("sac", tmp_path, "--steps", "80")
     for flags in (["--agent.hidden", "8"], ["--task", "Hopper-v5"], ["--utd", "1"], ["--seed", "2"]):
         with pytest.raises(UserError, match=f"{flags[0]} cannot change"):
-            main(BENCHMARK, ["--resume", str(run_dir), *flags])
+            main(MujocoSuite, ["--resume", str(run_dir), *flags])
     best, latest = (run_dir / "checkpoints" / name for name in ("best.pt", "latest.pt"))
     latest.write_bytes(best.read_bytes())
     with pytest.raises(UserError, match="policy alone"):
-        main(BENCHMARK, ["--resume", str(run_dir)])
+        main(MujocoSuite, ["--resume", str(run_dir)])
 
 
 def test_benchmark_writes_its_timings(tmp_path: Path) -> None:
@@ -842,16 +838,6 @@ def test_the_hint_after_an_interruption_names_a_script_that_resumes(tmp_path: Pa
     assert result.returncode != 0
 
 
-D4RL = Benchmark(
-    name="d4rl",
-    default_task="hopper-medium-v2",
-    make=lambda task, num_envs, processes, render: d4rl_env.make(task, num_envs, processes=processes),
-    preset=d4rl_preset,
-    load_data=lambda task, given, copies: load_episodes(given or "", state_dim=11, action_dim=3),
-    normalized_score=lambda task: lambda value: float(normalized_score(task, value)),
-)
-
-
 @pytest.fixture
 def hopper_data(tmp_path: Path) -> Path:
     """Twelve random episodes in D4RL's layout."""
@@ -884,7 +870,7 @@ def run_d4rl(agent: str, runs_dir: Path, data: Path, *flags: str) -> Path:
     ]
     arguments += ["--eval-episodes", "2", "--agent.hidden", "16", "16", "--threads", "1", "--device", "cpu"]
     before = set(runs_dir.rglob("run.json"))
-    assert main(D4RL, [*arguments, *flags]) == 0
+    assert main(D4RLSuite, [*arguments, *flags]) == 0
     (new,) = set(runs_dir.rglob("run.json")) - before
     return new.parent
 
@@ -914,7 +900,7 @@ def test_a_run_with_data_resumes_exactly_without_the_data(hopper_data: Path, tmp
     straight = run_d4rl("arsq", tmp_path / "a", hopper_data, "--steps", "80")
     resumed = run_d4rl("arsq", tmp_path / "b", hopper_data, "--steps", "40")
     hopper_data.unlink()
-    assert main(D4RL, ["--resume", str(resumed), "--steps", "80"]) == 0
+    assert main(D4RLSuite, ["--resume", str(resumed), "--steps", "80"]) == 0
     assert rows(resumed) == rows(straight)
     one, other = (load_checkpoint(d / "checkpoints" / "latest.pt")["trainer"] for d in (straight, resumed))
     for key, value in one["agent"].items():

@@ -9,14 +9,16 @@ import pytest
 import torch
 import yaml
 
+from algos import AGENTS
 from envs.gym import rendering
 from envs.gym.rendering import rendering_backend
 from envs.panda import demonstrations as panda_demos
 from envs.rlbench import simulator as rlbench_simulator
 from envs.rlbench.write import write_rlbench
-from experiments import benchmark_rlbench
-from experiments.presets import AGENTS
-from experiments.train_rlbench import choose_simulator, run_script
+from experiments import benchmark
+from experiments.runner.experiment import complete, default_experiment
+from experiments.runner.launch import main
+from experiments.train_rlbench import RLBenchSuite
 from rlzoo.errors import UserError
 from rlzoo.run.checkpoint import load_checkpoint
 
@@ -50,7 +52,7 @@ PIXELS += ["--agent.encoder-channels", "4", "8", "--buffer-capacity", "300", "--
 
 def train(agent: str, runs_dir: Path, *flags: str) -> Path:
     before = set(runs_dir.rglob("run.json"))
-    assert run_script([agent, *SHORT, "--runs-dir", str(runs_dir), *flags]) == 0
+    assert main(RLBenchSuite, [agent, *SHORT, "--runs-dir", str(runs_dir), *flags]) == 0
     (new,) = set(runs_dir.rglob("run.json")) - before
     return new.parent
 
@@ -78,6 +80,15 @@ def test_every_agent_learns_from_the_tasks_state(agent: str, tmp_path: Path) -> 
     assert (options["simulator"], options["observations"], options["demos"]) == ("mujoco", "state", 3)
 
 
+def test_the_simulator_that_was_chosen_stands_beside_what_was_asked_for(tmp_path: Path) -> None:
+    if rlbench_simulator.is_installed():
+        pytest.skip("RLBench is installed here")
+    run_dir = train("bc", tmp_path, "--observations", "state", "--simulator", "auto", "--steps", "1")
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert config["options"]["simulator"] == "auto"
+    assert config["resolved"]["options.simulator"] == "mujoco"
+
+
 @pytest.mark.parametrize("agent", ["arsq", "cqn", "bc", "dsac-t"])
 def test_agents_learn_from_images(agent: str, tmp_path: Path) -> None:
     needs_rendering()
@@ -98,7 +109,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     whole = train("arsq", tmp_path / "whole", *flags, "--steps", "34")
     half = train("arsq", tmp_path / "half", *flags, "--steps", "17")
     monkeypatch.delattr(panda_demos, "collect")
-    assert run_script(["--resume", str(half), "--steps", "34"]) == 0
+    assert main(RLBenchSuite, ["--resume", str(half), "--steps", "34"]) == 0
     assert metrics(half) == metrics(whole)
     states = [load_checkpoint(run / "checkpoints" / "latest.pt")["trainer"]["agent"] for run in (half, whole)]
     for name, value in states[1].items():
@@ -107,7 +118,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
 
 def test_demonstrations_of_another_scene_are_refused(tmp_path: Path) -> None:
-    demonstrations = panda_demos.collect("push_button", 3, seed=1)
+    demonstrations = panda_demos.collect("push_button", 3, seed=1, images=None)
     write_rlbench(tmp_path / "data", "reach_target", demonstrations)  # K is 4 there, 3 here
     flags = ["--dataset", str(tmp_path / "data"), "--observations", "state"]
     with pytest.raises(UserError, match="observations of 12 numbers, but reach_target in mujoco has 11"):
@@ -116,11 +127,11 @@ def test_demonstrations_of_another_scene_are_refused(tmp_path: Path) -> None:
 
 def test_rescaling_actions_once_more_is_refused() -> None:
     with pytest.raises(UserError, match="in the demonstrations' range already"):
-        run_script(["bc", "--observations", "state", "--rescale-actions"])
+        main(RLBenchSuite, ["bc", "--observations", "state", "--rescale-actions"])
 
 
 def test_demonstrations_of_rlbenchs_robot_are_refused_by_the_stand_in(tmp_path: Path) -> None:
-    recorded = panda_demos.collect("reach_target", 3, seed=1)
+    recorded = panda_demos.collect("reach_target", 3, seed=1, images=None)
     assert all(demo.joint_targets is not None for demo in recorded)
     moved = [
         dataclasses.replace(
@@ -140,12 +151,19 @@ def test_the_stand_in_takes_rlbenchs_place_only_where_the_package_is_absent(
     missing = lambda *, pixels=True: ["a display"] if pixels else []  # noqa: E731
     monkeypatch.setattr(rlbench_simulator, "missing", missing)
     monkeypatch.setattr(rlbench_simulator, "is_installed", lambda: True)
-    assert choose_simulator("auto", draws=False) == "rlbench"  # states need no display
+
+    def chosen(simulator: str, observations: str) -> str:
+        suite = RLBenchSuite(["--observations", observations])
+        suite.options = dataclasses.replace(suite.options, simulator=simulator)
+        asked = dataclasses.replace(default_experiment(suite, "bc", "reach_target"), device="cpu")
+        return complete(suite, asked).options.simulator
+
+    assert chosen("auto", "state") == "rlbench"  # states need no display
     with pytest.raises(UserError, match=r"^RLBench cannot run here, it lacks a display.*--simulator mujoco"):
-        choose_simulator("auto", draws=True)
-    assert choose_simulator("mujoco", draws=True) == "mujoco"
+        chosen("auto", "pixels")
+    assert chosen("mujoco", "state") == "mujoco"
     monkeypatch.setattr(rlbench_simulator, "is_installed", lambda: False)
-    assert choose_simulator("auto", draws=True) == "mujoco"
+    assert chosen("auto", "state") == "mujoco"
 
 
 def test_what_draws_the_images_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,7 +206,7 @@ def test_demonstrations_come_from_a_folder_in_rlbenchs_layout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RLZOO_DATA_CACHE", str(tmp_path / "cache"))
-    recorded = panda_demos.collect("reach_target", 4, seed=1)
+    recorded = panda_demos.collect("reach_target", 4, seed=1, images=None)
     write_rlbench(tmp_path / "data", "reach_target", recorded)
     write_rlbench(tmp_path / "data", "reach_target", recorded, variation=1)  # which the protocol leaves out
     run_dir = train("bc", tmp_path, "--observations", "state", "--dataset", str(tmp_path / "data"))
@@ -202,12 +220,22 @@ def test_demonstrations_come_from_a_folder_in_rlbenchs_layout(
 def test_the_benchmark_writes_its_timings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs_rendering()
     output = tmp_path / "timings.json"
-    flags = ["--batch-size", "4", "--repeats", "2", "--views", "1", "--image-size", "16", "--device", "cpu"]
-    flags += ["--encoder-channels", "2", "2", "--output", str(output)]
-    monkeypatch.setattr("sys.argv", ["benchmark_rlbench.py", *flags])
-    assert benchmark_rlbench.main() == 0
-    timings = json.loads(output.read_text())["timings"]
-    assert {"environment", "environment, 1 cameras", "sample", "act", "update 0"} <= set(timings)
+    flags = ["--images", "--agents", "arsq", "--batch-size", "4", "--repeats", "2", "--views", "1"]
+    flags += [
+        "--image-size",
+        "16",
+        "--encoder-channels",
+        "2",
+        "2",
+        "--device",
+        "cpu",
+        "--output",
+        str(output),
+    ]
+    monkeypatch.setattr("sys.argv", ["benchmark.py", *flags])
+    assert benchmark.main() == 0
+    timings = json.loads(output.read_text())["timings"]["arsq"]
+    assert {"environment", "environment, 1 cameras", "sample", "act", "update", "floor"} <= set(timings)
     assert all(value > 0 for value in timings.values())
 
 
@@ -217,14 +245,14 @@ def test_the_benchmark_writes_its_timings(tmp_path: Path, monkeypatch: pytest.Mo
         (["--task", "reach_targte"], "reach_target"),
         (["--demos", "0"], "--demos is 0"),
         (["--cameras", "frnt"], "frnt"),
-        (["--cameras"], "--observations state"),
+        (["--cameras"], "--cameras"),
         (["--frame-stack", "0"], "--frame-stack"),
         (["--dataset", "nowhere"], "nowhere"),
     ],
 )
 def test_bad_input_is_one_clear_line(flags: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message) as error:
-        run_script(["arsq", *SHORT, "--runs-dir", str(tmp_path), *flags])
+        main(RLBenchSuite, ["arsq", *SHORT, "--runs-dir", str(tmp_path), *flags])
     assert "\n" not in str(error.value)
     assert not list(tmp_path.rglob("run.json"))
 
@@ -233,4 +261,4 @@ def test_rlbench_where_it_is_not_installed_names_what_is_missing(tmp_path: Path)
     if not rlbench_simulator.missing():
         pytest.skip("RLBench is installed here")
     with pytest.raises(UserError, match=r"(?s)PyRep.*CoppeliaSim|CoppeliaSim.*PyRep"):
-        run_script(["arsq", *SHORT, "--runs-dir", str(tmp_path), "--simulator", "rlbench"])
+        main(RLBenchSuite, ["arsq", *SHORT, "--runs-dir", str(tmp_path), "--simulator", "rlbench"])

@@ -1,0 +1,93 @@
+"""The command `rlzoo`: the scripts of this folder by name, and what there is to train."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+from rlzoo.errors import UserError
+from rlzoo.run.cli import run_main
+
+# Command -> what it does; each is the script of that name in this folder.
+COMMANDS = {
+    "train": "train an agent: rlzoo train SUITE AGENT [flags], SUITE being mujoco, d4rl or rlbench",
+    "evaluate": "play the agent of a run, as a table, a CSV file or a film",
+    "compare": "gather runs into curves, a table and plots",
+    "make-dataset": "record datasets of D4RL's kinds from finished runs",
+    "benchmark": "time the agents and their parts",
+    "quickstart": "ARSQ and behavioural cloning from a few demonstrations, in a few minutes",
+    "tasks": "list the tasks: rlzoo tasks [SUITE]",
+}
+
+
+def main() -> None:
+    """Run a command; without one, list what there is."""
+    run_main(dispatch)
+
+
+def dispatch() -> int | None:
+    """The command in `sys.argv`, which its script then finds as if it had been called itself."""
+    program, *arguments = sys.argv
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if command in ("", "-h", "--help"):
+        print(overview())
+        return 0
+    if command == "tasks":
+        print(tasks(rest))
+        return 0
+    if command not in COMMANDS:
+        raise UserError(f"no command called {command!r}; there are {', '.join(COMMANDS)}")
+    if command == "train":
+        return train(program, rest)
+    sys.argv = [f"rlzoo {command}", *rest]
+    script: Callable[[], int] = import_module(f"experiments.{command.replace('-', '_')}").main
+    return script()
+
+
+def train(program: str, arguments: list[str]) -> int:
+    """`rlzoo train SUITE AGENT [flags]`."""
+    from experiments.runner import launch
+    from experiments.suites import SUITES
+
+    if not arguments or arguments[0] not in SUITES:
+        raise UserError(f"rlzoo train SUITE AGENT [flags], where SUITE is one of {', '.join(SUITES)}")
+    suite, *flags = arguments
+    return launch.main(SUITES[suite], flags, prog=f"rlzoo train {suite}")
+
+
+def overview() -> str:
+    """Commands, agents and benchmarks with their presets."""
+    from algos import AGENTS
+    from experiments.suites import SUITES
+
+    commands = [f"  {name:<13} {about}" for name, about in COMMANDS.items()]
+    agents = [f"  {name:<13} {agent.about}" for name, agent in AGENTS.items()]
+    suites = [
+        f"  {name:<13} {len(suite().tasks())} tasks, such as {suite.default_task}; "
+        f"presets: {', '.join(suite.presets)}"
+        for name, suite in SUITES.items()
+    ]
+    return "\n".join(
+        [
+            "usage: rlzoo COMMAND ...",
+            "",
+            "commands:",
+            *commands,
+            "",
+            "agents:",
+            *agents,
+            "",
+            "tasks:",
+            *suites,
+        ]
+    )
+
+
+def tasks(names: list[str]) -> str:
+    """The tasks of the named suites, or of all."""
+    from experiments.suites import SUITES
+
+    if unknown := sorted(set(names) - SUITES.keys()):
+        raise UserError(f"no suite called {', '.join(unknown)}; there are {', '.join(SUITES)}")
+    return "\n".join(f"{name}  {task}" for name in names or SUITES for task in SUITES[name]().tasks())

@@ -1,0 +1,256 @@
+"""From flags to a complete experiment: presets, earlier runs' settings, and every automatic choice made."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
+
+import pydantic
+import torch
+import tyro
+import yaml
+from rlzoo.run.machine import resolve_device
+
+from algos import AGENTS
+from experiments.runner.data import DataConfig
+from experiments.runner.suite import NoOptions, Suite
+from rlzoo.errors import UserError
+from rlzoo.run.cli import parse_flags
+from rlzoo.run.folder import CONFIG_FILE, flatten_config, plain
+from rlzoo.settings import Count, Seed, Settings
+from rlzoo.train import TrainConfig
+
+Config = TypeVar("Config")
+Options = TypeVar("Options")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment(Settings, Generic[Config, Options]):
+    """One run: an agent on a task."""
+
+    agent: Config
+    """Hyperparameters of the agent."""
+    task: str
+    """Name of the task; `list` lists them."""
+    train: Annotated[TrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TrainConfig)
+    """Settings of the training loop."""
+    data: Annotated[DataConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=DataConfig)
+    """Recorded data to learn from."""
+    options: Annotated[Options, tyro.conf.arg(name="")] = dataclasses.field(default_factory=NoOptions)  # type: ignore[assignment]
+    """Settings of the benchmark's tasks."""
+    preset: str = "paper"
+    """Where the defaults come from: paper, or small (for two CPU cores)."""
+    config: Path | None = None
+    """Folder of a run whose settings are taken instead; flags go over them."""
+    seed: Seed = 1
+    """Decides everything random in the run."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1, …"""
+    threads: Count | None = None
+    """CPU threads of PyTorch; None: one per core."""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """Rounding of float32 products: highest none, high TF32 on GPUs, medium also bfloat16 on CPUs."""
+    video: bool = False
+    """Film the first episode of each evaluation into videos/ (needs EGL or OSMesa)."""
+    runs_dir: Path = Path("results/runs")
+    """Where run folders are made."""
+
+
+class Request(NamedTuple):
+    """What a command line asks for.
+
+    Attributes:
+        suite: the benchmark.
+        agent: its name in `algos.AGENTS`.
+        asked: the settings as the flags, the preset and an earlier run give them.
+        resume: the folder of the run to go on with; None for a new run.
+    """
+
+    suite: Suite
+    agent: str
+    asked: Experiment[Any, Any]
+    resume: Path | None = None
+
+
+def parse(suite_type: type[Suite], arguments: Sequence[str], prog: str) -> Request:
+    """A command line of a training script: `AGENT [flags]` or `--resume RUN_DIR [flags]`.
+
+    Raises:
+        UserError: an unknown agent, task, preset or flag, or a value that is none.
+    """
+    suite = suite_type(arguments)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--resume", type=Path)
+    named, rest = early.parse_known_args(arguments)
+    agent, flags = (rest[0], rest[1:]) if rest and not rest[0].startswith("-") else (None, rest)
+    if agent is not None and agent not in AGENTS:
+        near = difflib.get_close_matches(agent, AGENTS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(AGENTS)}"
+        raise UserError(f"no agent called {agent!r}; {hint}")
+    if named.resume is not None:
+        return _resumed(suite, named.resume, agent, flags, prog)
+    early.add_argument("--config", type=Path)
+    early.add_argument("--task")
+    early.add_argument("--preset", default=suite.presets[0])
+    named, _ = early.parse_known_args(arguments)
+    if named.config is not None:
+        agent, default = _copied(suite, named.config, agent, named.task)
+    elif agent is None:
+        raise UserError(f"which agent? {prog} AGENT [flags], where AGENT is one of {', '.join(AGENTS)}")
+    else:
+        default = default_experiment(suite, agent, named.task or suite.default_task, named.preset)
+    asked = parse_flags(
+        Experiment[AGENTS[agent].Config, type(suite.options)],  # type: ignore[misc]
+        args=flags,
+        default=default,
+        prog=f"{prog} {agent}",
+        description=f"{AGENTS[agent].about}, on {default.task}. The defaults are those of the task and the "
+        "preset that are named.",
+    )
+    return Request(suite, agent, asked)
+
+
+def default_experiment(suite: Suite, agent: str, task: str, preset: str = "paper") -> Experiment[Any, Any]:
+    """The preset of an agent on a task, as an experiment."""
+    if preset not in suite.presets:
+        raise UserError(f"--preset is {preset}; there are {', '.join(suite.presets)}")
+    groups: dict[str, dict[str, Any]] = {"": {}, "agent": {}, "data": {}, "options": {}}
+    for key, value in suite.preset(preset, agent, task).items():
+        group, _, name = key.rpartition(".")
+        groups[group][name] = value
+    return Experiment(
+        agent=AGENTS[agent].Config(**groups["agent"]),
+        task=task,
+        train=TrainConfig(**groups[""]),
+        data=DataConfig(**groups["data"]),
+        options=dataclasses.replace(suite.options, **groups["options"]),
+        preset=preset,
+        video=suite.film,
+    )
+
+
+def load_experiment(suite: Suite, run_dir: Path) -> tuple[str, Experiment[Any, Any]]:
+    """The agent's name and the settings of an earlier run, as they were asked for.
+
+    Raises:
+        UserError: its configuration cannot be read, or is another benchmark's.
+    """
+    config = read_config(run_dir)
+    if config["suite"] != suite.name:
+        raise UserError(f"{run_dir} is a run of {config['suite']}, not of {suite.name}")
+    try:
+        name = config["agent_name"]
+        groups = {
+            "agent": AGENTS[name].Config,
+            "train": TrainConfig,
+            "data": DataConfig,
+            "options": type(suite.options),
+        }
+        own = {field.name for field in dataclasses.fields(Experiment)} - {"config", "runs_dir", *groups}
+        return name, Experiment(
+            **{key: config[key] for key in own},
+            **{
+                key: pydantic.TypeAdapter(group).validate_python(config[key]) for key, group in groups.items()
+            },
+            runs_dir=Path(config["runs_dir"]),
+            config=config["config"] and Path(config["config"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{run_dir / CONFIG_FILE} is not a run's configuration: {reason}") from error
+
+
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """A run's ``config.yaml``: the flags as asked, "suite", "agent_name" and what was "resolved".
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = run_dir / CONFIG_FILE
+    try:
+        config = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"{run_dir} is not a run folder: {CONFIG_FILE} cannot be read") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path} is not a run's configuration: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict) or "suite" not in config:
+        raise UserError(f"{path} is not a run's configuration: it names no suite")
+    return config
+
+
+def _copied(
+    suite: Suite, run_dir: Path, agent: str | None, task: str | None
+) -> tuple[str, Experiment[Any, Any]]:
+    """The settings of an earlier run, to begin a new one with."""
+    name, experiment = load_experiment(suite, run_dir)
+    if agent not in (None, name):
+        raise UserError(f"--config {run_dir} is a run of {name}, not of {agent}")
+    if task not in (None, experiment.task):
+        raise UserError(f"--config {run_dir} is a run on {experiment.task}: its settings are not for {task}")
+    return name, dataclasses.replace(experiment, config=run_dir)
+
+
+# What a resumed run may change; anything else would make it neither the old run nor a new one.
+CHANGEABLE = {"device", "threads", "video", "train.steps", "train.processes", "train.capture"}
+CHANGEABLE |= {"train.offline_steps", "train.checkpoint_every", "train.stop_at_return"}
+
+
+def _resumed(suite: Suite, run_dir: Path, agent: str | None, flags: list[str], prog: str) -> Request:
+    """An earlier run to go on with, with `flags` on top of its settings."""
+    name, earlier = load_experiment(suite, run_dir)
+    if agent not in (None, name):
+        raise UserError(f"{run_dir} is a run of {name}, not of {agent}")
+    asked = parse_flags(
+        Experiment[AGENTS[name].Config, type(suite.options)],  # type: ignore[misc]
+        args=flags,
+        default=earlier,
+        prog=f"{prog} --resume {run_dir}",
+    )
+    if changed := differing(earlier, asked).keys() - CHANGEABLE:
+        names = ", ".join(sorted(map(flag, changed)))
+        allowed = ", ".join(sorted(map(flag, CHANGEABLE)))
+        raise UserError(f"a resumed run keeps its settings: {names} cannot change (only {allowed})")
+    return Request(suite, name, asked, run_dir)
+
+
+def flag(key: str) -> str:
+    """The flag of a setting by its flat name ("train.batch_size")."""
+    group, _, name = key.rpartition(".")
+    prefix = f"{group}." if group == "agent" else ""
+    return f"--{prefix}{name.replace('_', '-')}"
+
+
+def complete(suite: Suite, asked: Experiment[Any, Any]) -> Experiment[Any, Any]:
+    """The experiment with every automatic choice made; what comes after it asks no flag again.
+
+    Raises:
+        UserError: settings that exclude each other, or that this machine cannot meet.
+    """
+    train = asked.train
+    if asked.data.offline:
+        if train.offline_steps:
+            raise UserError(
+                "with --offline it is --steps that counts the updates, --offline-steps has to be 0"
+            )
+        train = dataclasses.replace(train, offline_steps=train.steps, steps=0)
+    experiment = dataclasses.replace(
+        asked,
+        train=train,
+        device=str(resolve_device(asked.device)),
+        threads=asked.threads or torch.get_num_threads(),
+    )
+    return suite.complete(experiment)
+
+
+def differing(old: Experiment[Any, Any], new: Experiment[Any, Any]) -> dict[str, Any]:
+    """The settings in which two experiments differ, by flat name, with the values of the new one."""
+    before, after = flatten_config(plain(old)), flatten_config(plain(new))
+    return {
+        key: after.get(key)
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    }

@@ -1,0 +1,8 @@
+"""The benchmarks by name; a new one is its own files and a line here."""
+
+from experiments.runner.suite import Suite
+from experiments.train_d4rl import D4RLSuite
+from experiments.train_mujoco import MujocoSuite
+from experiments.train_rlbench import RLBenchSuite
+
+SUITES: dict[str, type[Suite]] = {"mujoco": MujocoSuite, "d4rl": D4RLSuite, "rlbench": RLBenchSuite}
