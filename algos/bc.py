@@ -8,59 +8,70 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from algos.arsq import AdvantageNetwork, AutoregressiveConfig, at_codes, mean_over, policy_metrics
-from rlzoo.agent import Agent, Update, check_not_negative, check_ordered, check_positive
+from algos.autoregressive import (
+    AdvantageNetwork,
+    AutoregressiveConfig,
+    at_codes,
+    mean_over,
+    policy_metrics,
+)
+from rlzoo.agent import Agent, Learning, Update
 from rlzoo.errors import UserError
 from rlzoo.nn.gaussian import GaussianPolicy
 from rlzoo.nn.images import ObservationEncoder, augment
-from rlzoo.nn.mlp import Activation, adam
+from rlzoo.nn.mlp import Activation
+from rlzoo.nn.optim import adam
+from rlzoo.settings import NotNegative, Positive, Range, Widths
 from rlzoo.types import Batch, Spaces
 
 
 @dataclass(frozen=True)
 class BCConfig(AutoregressiveConfig):
-    """Hyperparameters of behavioural cloning.
-
-    Those of `AutoregressiveConfig` matter to policy "arsq" alone, but for `hidden`, `activation` and those of
-    images.
-    """
+    """Hyperparameters of behavioural cloning; those of codes matter to policy "arsq" alone."""
 
     policy: Literal["gaussian", "arsq"] = "gaussian"
     """tanh-Gaussian, or ARSQ's auto-regressive categorical over codes."""
-    temperature: float = 1.0
-    """alpha of the categorical: its logits are divided by it. 1 is a plain softmax."""
-    hidden: tuple[int, ...] = (256, 256)
+    temperature: Positive = 1.0
+    """alpha of the categorical: its logits are divided by it."""
+    hidden: Widths = (256, 256)
     """Widths of the hidden layers."""
     activation: Activation = "relu"
     """After every hidden layer."""
     loss: Literal["likelihood", "mse"] = "likelihood"
-    """What the Gaussian policy minimises: -log pi(a|s), or (tanh(mean) - a)^2, which teaches it no deviation:
-    it then acts without noise, also where actions are sampled. The categorical's loss is always
-    -log pi(codes|s), the cross-entropy summed over positions."""
-    log_std_range: tuple[float, float] = (-5.0, 2.0)
+    """What the Gaussian minimises: -log pi(a|s), or the squared error of tanh(mean)."""
+    log_std_range: Range = (-5.0, 2.0)
     """Bounds of the Gaussian's log standard deviation before tanh."""
-    action_limit: float = 0.999
-    """Actions are cut to this size before atanh, which is infinite at 1: data from a squashed policy has many
-    there. The nearer to 1, the more one saturated action outweighs the others (atanh 0.999 = 3.8)."""
+    action_limit: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Actions are cut to this size before atanh, which is infinite at 1."""
     demo_rows: Literal["demos", "all"] = "demos"
-    """The rows to imitate: those flagged as demonstrations, or the whole batch."""
-    lr: float = 3e-4
+    """The rows to imitate: demonstrations, or the whole batch."""
+    lr: Positive = 3e-4
     """Adam's learning rate."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """Decoupled weight decay: 0 is Adam, more is AdamW."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "lr")
-        check_not_negative(self, "weight_decay")
-        check_ordered(self, "log_std_range")
-        if not 0 < self.action_limit < 1:
-            raise UserError(f"action_limit must lie between 0 and 1, not be {self.action_limit}")
+    @property
+    def greedy_rules(self) -> tuple[str, ...]:
+        return super().greedy_rules if self.policy == "arsq" else ()
+
+    def remarks(self, learning: Learning) -> list[str]:
+        lines = []
+        if self.demo_rows == "demos" and not learning.has_demos:
+            lines.append("bc imitates demonstrations, and there are none: it will learn nothing")
+        elif self.demo_rows == "demos" and not learning.demo_rows:
+            raise UserError(
+                f"bc imitates the demonstrations in a batch, and --demo-fraction "
+                f"{learning.demo_fraction:g} of --batch-size {learning.batch_size} is none"
+            )
+        if self.greedy == "median" and self.policy == "gaussian":
+            lines.append("--agent.greedy has no effect without --agent.policy arsq")
+        return lines
 
 
 def tanh_gaussian_log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:
@@ -72,6 +83,9 @@ def tanh_gaussian_log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Ten
 
 class BC(Agent):
     """The agent: one policy and, with images, an encoder; no value and no target."""
+
+    Config = BCConfig
+    about = "Behavioural cloning, tanh-Gaussian or ARSQ's categorical"
 
     policy: GaussianPolicy | AdvantageNetwork
 
@@ -127,7 +141,6 @@ class BC(Agent):
         return {name: value.detach() for name, value in {"loss/bc": loss, **metrics}.items()}
 
     def update_cycle(self) -> tuple[Update, ...]:
-        """Every update is the same."""
         return (self.update,)
 
     @torch.no_grad()

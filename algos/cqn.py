@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algos.binning import Binning
-from rlzoo.agent import Agent, Update, check_finite, check_not_negative, check_positive, check_rate
+from rlzoo.agent import Agent, AgentConfig, Learning, Update
 from rlzoo.errors import UserError
 from rlzoo.nn.images import ObservationEncoder, Projection, augment
-from rlzoo.nn.mlp import adam, frozen_copy, polyak_update
+from rlzoo.nn.optim import adam, frozen_copy, polyak_update
+from rlzoo.settings import Count, Finite, NotNegative, Positive, Rate, Widths
 from rlzoo.types import Batch, Spaces
 
 # Bins whose values differ by less than this count as equal when exploring; the heads start at zero.
@@ -30,54 +31,59 @@ TIE = 1e-4
 
 
 @dataclass(frozen=True)
-class CQNConfig:
+class CQNConfig(AgentConfig):
     """Hyperparameters of CQN; the defaults are those of ARSQ's comparison on D4RL where these are known."""
 
-    levels: int = 3
-    """L: how often an interval of an action dimension is cut into `bins` parts; resolution 2 / N^L."""
-    bins: int = 5
+    levels: Count = 3
+    """L: how often an interval of an action dimension is cut into `bins` parts."""
+    bins: Count = 5
     """N: the number of parts of each cut."""
-    atoms: int = 51
-    """Z: the atoms of the distribution over returns (C51); 1 learns the expected return by squared error."""
-    v_min: float = 0.0
-    """The smallest return the atoms can express (unused when atoms is 1)."""
-    v_max: float = 400.0
-    """The largest return the atoms can express (unused when atoms is 1)."""
-    feature_dim: int = 64
-    """F: width of the layer between the observation and each stream; images have one beside the state's."""
-    encoder_channels: tuple[int, ...] = (32, 64, 128, 256)
+    atoms: Count = 51
+    """Z: atoms of the distribution over returns (C51); 1 learns the mean by squared error."""
+    v_min: Finite = 0.0
+    """The smallest return the atoms can express."""
+    v_max: Finite = 400.0
+    """The largest return the atoms can express."""
+    feature_dim: Count = 64
+    """F: width of the layer between observation (images, state) and each stream."""
+    encoder_channels: Widths = (32, 64, 128, 256)
     """With images: channels of the convolutions, each of which halves the image."""
-    hidden: tuple[int, ...] = (512, 512)
+    hidden: Widths = (512, 512)
     """Widths of the hidden layers of each stream."""
-    td_weight: float = 0.1
+    td_weight: NotNegative = 0.1
     """Weight of the Q-learning loss."""
-    demo_weight: float = 1.0
+    demo_weight: NotNegative = 1.0
     """Weight of the sum of both demonstration losses."""
-    dominance_weight: float = 1.0
-    """Weight, within that sum, of the sum over atoms of relu(cdf(a) - cdf(k)): the return of the
-    demonstration's code a is to dominate that of every code k in the first stochastic order (atoms > 1)."""
-    margin: float = 1.0
+    dominance_weight: NotNegative = 1.0
+    """Weight of first-order stochastic dominance within that sum (atoms > 1)."""
+    margin: NotNegative = 1.0
     """m in mean relu(m - (Q(a) - Q(k))), the other demonstration loss (0.01 on RLBench)."""
-    exploration_noise: float = 0.1
-    """Standard deviation of the Gaussian noise added when exploring; the result is cut to [-1, 1] and
-    re-encoded (0.01 on RLBench)."""
-    lr: float = 1e-4
+    exploration_noise: NotNegative = 0.1
+    """Standard deviation of the Gaussian noise added when acting (0.01 on RLBench)."""
+    lr: Positive = 1e-4
     """Adam's learning rate (5e-5 with pixels)."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """Decoupled weight decay: 0 is Adam, more is AdamW (0.1 with pixels)."""
-    tau: float = 0.005
+    tau: Rate = 0.005
     """Rate at which the target follows, every update (0.02 with pixels)."""
 
     def __post_init__(self) -> None:
-        if not self.hidden:
-            raise UserError("hidden is empty: the level enters through a hidden layer, so give at least one")
-        check_positive(self, "hidden", "feature_dim", "encoder_channels", "atoms", "lr")
-        check_rate(self, "tau")
-        check_not_negative(self, "td_weight", "demo_weight", "dominance_weight", "margin")
-        check_not_negative(self, "exploration_noise", "weight_decay")
-        check_finite(self, "v_min", "v_max")
+        super().__post_init__()
         if self.atoms > 1 and self.v_max <= self.v_min:
-            raise UserError(f"v_max must be above v_min, not {self.v_min} to {self.v_max}")
+            raise UserError(f"--agent.v-max is {self.v_max:g}, expected above --agent.v-min {self.v_min:g}")
+
+    def remarks(self, learning: Learning) -> list[str]:
+        if self.atoms == 1 or learning.returns is None:
+            return []
+        low, high = learning.returns()
+        # By a tenth of the atoms' range: how a cut episode would have gone on is an estimate.
+        slack = (self.v_max - self.v_min) / 10
+        if self.v_min - slack <= low and high <= self.v_max + slack:
+            return []
+        return [
+            f"the data's discounted returns span {low:,.1f} to {high:,.1f}, CQN's atoms {self.v_min:g} to "
+            f"{self.v_max:g}: what lies beyond is cut (--agent.v-min, --agent.v-max)"
+        ]
 
 
 # ------------------------------------------------------------------------------------------------ network
@@ -206,6 +212,9 @@ class Losses(NamedTuple):
 class CQN(Agent):
     """The agent: one critic and its target copy, with images an encoder for both."""
 
+    Config = CQNConfig
+    about = "Coarse-to-fine Q-Network (arXiv 2407.07787)"
+
     def __init__(self, spaces: Spaces, config: CQNConfig, device: torch.device) -> None:
         super().__init__()
         self.config = config
@@ -271,7 +280,6 @@ class CQN(Agent):
         return {name: value.detach() for name, value in losses.metrics.items()}
 
     def update_cycle(self) -> tuple[Update, ...]:
-        """Every update is the same."""
         return (self.update,)
 
     @torch.no_grad()

@@ -14,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlzoo.agent import Agent, Update, check_finite, check_ordered, check_positive, check_rate
+from rlzoo.agent import Agent, AgentConfig, Update
 from rlzoo.nn.gaussian import GaussianPolicy
 from rlzoo.nn.images import ObservationEncoder, augment, with_projection
-from rlzoo.nn.mlp import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
+from rlzoo.nn.mlp import Activation, EnsembleMLP
+from rlzoo.nn.optim import adam, frozen_copy, polyak_update
+from rlzoo.settings import Count, Finite, Positive, Range, Rate, Widths
 from rlzoo.types import Batch, Spaces
 
 # Constants of the authors' code that the paper does not vary.
@@ -28,53 +30,45 @@ TARGET_NOISE_LIMIT = 3.0  # a sampled return lies within this many standard devi
 
 
 @dataclass(frozen=True)
-class DSACTConfig:
+class DSACTConfig(AgentConfig):
     """Hyperparameters of DSAC-T; the defaults are those of the paper and its code."""
 
-    hidden: tuple[int, ...] = (256, 256, 256)
+    hidden: Widths = (256, 256, 256)
     """Widths of the hidden layers of policy and critics."""
     activation: Activation = "gelu"
     """After every hidden layer."""
-    log_std_range: tuple[float, float] = (-20.0, 0.5)
+    log_std_range: Range = (-20.0, 0.5)
     """Bounds of the policy's log standard deviation before tanh."""
-    critic_lr: float = 1e-4
+    critic_lr: Positive = 1e-4
     """Adam's learning rate for the critics."""
-    actor_lr: float = 1e-4
+    actor_lr: Positive = 1e-4
     """Adam's learning rate for the policy."""
-    temperature_lr: float = 3e-4
+    temperature_lr: Positive = 3e-4
     """Adam's learning rate for the logarithm of the temperature."""
-    tau: float = 0.005
-    """Rate at which the targets of both critics and of the policy follow, at every actor update."""
-    actor_delay: int = 2
-    """Policy, temperature and all targets update once in this many critic updates."""
-    initial_temperature: float = math.e
-    """alpha at the start (log alpha = 1 in the authors' code); stays if automatic_temperature is off."""
+    tau: Rate = 0.005
+    """Rate at which the targets of critics and policy follow, at every actor update."""
+    actor_delay: Count = 2
+    """Policy, temperature and targets update once in this many critic updates."""
+    initial_temperature: Positive = math.e
+    """alpha at the start; stays if automatic_temperature is off."""
     automatic_temperature: bool = True
     """Adapt alpha so that the policy's entropy approaches target_entropy."""
-    target_entropy: float | None = None
+    target_entropy: Finite | None = None
     """In nats; None: minus the number of action dimensions."""
     expected_value_substitution: bool = True
-    """Refinement 1: regress the critic's mean on the expected target y_q instead of a sampled one."""
+    """Refinement 1: regress the critic's mean on the expected target, not a sampled one."""
     twin_value_distributions: bool = True
-    """Refinement 2: two critics, the target from the one with the smaller mean; off: one critic."""
+    """Refinement 2: two critics, the target from the one with the smaller mean."""
     variance_based_adjustment: bool = True
-    """Refinement 3: clip the target at 3 b and weight the loss by b^2 / sigma^2, b the running mean of
-    sigma; off: DSAC v1's Gaussian likelihood with a fixed clipping bound."""
-    running_std_rate: float = 0.005
-    """tau_b, the rate of the running mean b of the critic's standard deviation (refinement 3)."""
-    fixed_td_bound: float = 20.0
-    """Clipping bound of the sampled target, in return units, when refinement 3 is off (DSAC v1)."""
-    feature_dim: int = 64
-    """With images: width of the layers between their features, or the state, and each network."""
-    encoder_channels: tuple[int, ...] = (32, 64, 128, 256)
+    """Refinement 3: bound and weight by the critic's deviation; off: DSAC v1's loss."""
+    running_std_rate: Rate = 0.005
+    """tau_b, the rate of the running mean of the critic's deviation (refinement 3)."""
+    fixed_td_bound: Positive = 20.0
+    """Bound of the sampled target in return units without refinement 3 (DSAC v1)."""
+    feature_dim: Count = 64
+    """With images: width of the layers between features and networks."""
+    encoder_channels: Widths = (32, 64, 128, 256)
     """With images: channels of the convolutions, each of which halves the image."""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "hidden", "critic_lr", "actor_lr", "temperature_lr", "actor_delay")
-        check_positive(self, "initial_temperature", "fixed_td_bound", "feature_dim", "encoder_channels")
-        check_rate(self, "tau", "running_std_rate")
-        check_finite(self, "target_entropy")
-        check_ordered(self, "log_std_range")
 
 
 class Noise(NamedTuple):
@@ -90,6 +84,9 @@ class DSACT(Agent):
 
     With images one encoder serves all networks and the critics' loss alone trains it.
     """
+
+    Config = DSACTConfig
+    about = "Distributional Soft Actor-Critic with Three refinements (arXiv 2310.05858)"
 
     running_std: Tensor
 

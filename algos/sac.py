@@ -10,48 +10,43 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rlzoo.agent import Agent, Update, check_finite, check_ordered, check_positive, check_rate
+from rlzoo.agent import Agent, AgentConfig, Update
 from rlzoo.nn.gaussian import GaussianPolicy
 from rlzoo.nn.images import ObservationEncoder, augment, with_projection
-from rlzoo.nn.mlp import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
+from rlzoo.nn.mlp import Activation, EnsembleMLP
+from rlzoo.nn.optim import adam, frozen_copy, polyak_update
+from rlzoo.settings import Count, Finite, Positive, Range, Rate, Widths
 from rlzoo.types import Batch, Spaces
 
 
 @dataclass(frozen=True)
-class SACConfig:
+class SACConfig(AgentConfig):
     """Hyperparameters of SAC; the defaults are the paper's (table 1)."""
 
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: Widths = (256, 256)
     """Widths of the hidden layers of policy and critics."""
     activation: Activation = "relu"
     """After every hidden layer."""
-    log_std_range: tuple[float, float] = (-20.0, 2.0)
+    log_std_range: Range = (-20.0, 2.0)
     """Bounds of the policy's log standard deviation before tanh."""
-    critic_lr: float = 3e-4
+    critic_lr: Positive = 3e-4
     """Adam's learning rate for the critics."""
-    actor_lr: float = 3e-4
+    actor_lr: Positive = 3e-4
     """Adam's learning rate for the policy."""
-    temperature_lr: float = 3e-4
+    temperature_lr: Positive = 3e-4
     """Adam's learning rate for the logarithm of the temperature."""
-    tau: float = 0.005
+    tau: Rate = 0.005
     """Rate at which the target critics follow, at every update."""
-    initial_temperature: float = 1.0
+    initial_temperature: Positive = 1.0
     """alpha at the start; stays if automatic_temperature is off."""
     automatic_temperature: bool = True
     """Adapt alpha so that the policy's entropy approaches target_entropy."""
-    target_entropy: float | None = None
+    target_entropy: Finite | None = None
     """In nats; None: minus the number of action dimensions."""
-    feature_dim: int = 64
-    """With images: width of the layers between their features, or the state, and each network."""
-    encoder_channels: tuple[int, ...] = (32, 64, 128, 256)
+    feature_dim: Count = 64
+    """With images: width of the layers between features and networks."""
+    encoder_channels: Widths = (32, 64, 128, 256)
     """With images: channels of the convolutions, each of which halves the image."""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "hidden", "critic_lr", "actor_lr", "temperature_lr", "initial_temperature")
-        check_positive(self, "feature_dim", "encoder_channels")
-        check_rate(self, "tau")
-        check_finite(self, "target_entropy")
-        check_ordered(self, "log_std_range")
 
 
 class SAC(Agent):
@@ -59,6 +54,9 @@ class SAC(Agent):
 
     With images one encoder serves all networks and the critics' loss alone trains it.
     """
+
+    Config = SACConfig
+    about = "Soft Actor-Critic with an adapted temperature (arXiv 1812.05905)"
 
     def __init__(self, spaces: Spaces, config: SACConfig, device: torch.device) -> None:
         super().__init__()

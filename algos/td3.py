@@ -7,51 +7,46 @@ arXiv 1802.09477.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from rlzoo.agent import Agent, Update, check_not_negative, check_positive, check_rate
-from rlzoo.errors import UserError
+from rlzoo.agent import Agent, AgentConfig, Update
 from rlzoo.nn.images import ObservationEncoder, augment, with_projection
-from rlzoo.nn.mlp import Activation, EnsembleMLP, adam, frozen_copy, polyak_update
+from rlzoo.nn.mlp import Activation, EnsembleMLP
+from rlzoo.nn.optim import adam, frozen_copy, polyak_update
+from rlzoo.settings import Count, NotNegative, Positive, Rate, Widths
 from rlzoo.types import Batch, Spaces
 
 
 @dataclass(frozen=True)
-class TD3Config:
+class TD3Config(AgentConfig):
     """Hyperparameters of TD3; the defaults are the paper's (appendix C)."""
 
-    hidden: tuple[int, ...] = (400, 300)
+    hidden: Widths = (400, 300)
     """Widths of the hidden layers of policy and critics."""
     activation: Activation = "relu"
     """After every hidden layer."""
-    critic_lr: float = 1e-3
+    critic_lr: Positive = 1e-3
     """Adam's learning rate for the critics."""
-    actor_lr: float = 1e-3
+    actor_lr: Positive = 1e-3
     """Adam's learning rate for the policy."""
-    tau: float = 0.005
+    tau: Rate = 0.005
     """Rate at which the targets of critics and policy follow, at every actor update."""
-    actor_delay: int = 2
+    actor_delay: Count = 2
     """d: policy and targets update once in this many critic updates."""
-    exploration_noise: float = 0.1
-    """Standard deviation of the Gaussian noise added when acting, in units of the action's range [-1, 1]."""
-    target_noise: float = 0.2
+    exploration_noise: NotNegative = 0.1
+    """Standard deviation of the Gaussian noise added when acting."""
+    target_noise: NotNegative = 0.2
     """Standard deviation of the noise that smooths the target policy's action."""
-    target_noise_clip: float = 0.5
+    target_noise_clip: Annotated[float, Field(ge=0)] = 0.5
     """c: that noise is clipped to +-c."""
-    feature_dim: int = 64
-    """With images: width of the layers between their features, or the state, and each network."""
-    encoder_channels: tuple[int, ...] = (32, 64, 128, 256)
+    feature_dim: Count = 64
+    """With images: width of the layers between features and networks."""
+    encoder_channels: Widths = (32, 64, 128, 256)
     """With images: channels of the convolutions, each of which halves the image."""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "hidden", "critic_lr", "actor_lr", "actor_delay")
-        check_positive(self, "feature_dim", "encoder_channels")
-        check_rate(self, "tau")
-        check_not_negative(self, "exploration_noise", "target_noise")
-        if not self.target_noise_clip >= 0:  # infinite: not clipped
-            raise UserError(f"--agent.target-noise-clip is {self.target_noise_clip}, expected at least 0")
 
 
 class TD3(Agent):
@@ -59,6 +54,9 @@ class TD3(Agent):
 
     With images one encoder serves all networks and the critics' loss alone trains it.
     """
+
+    Config = TD3Config
+    about = "Twin Delayed Deep Deterministic policy gradient (arXiv 1802.09477)"
 
     def __init__(self, spaces: Spaces, config: TD3Config, device: torch.device) -> None:
         super().__init__()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,57 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from rlzoo.errors import UserError
 from rlzoo.settings import Settings
 from rlzoo.types import Batch
 
 Update = Callable[[Batch], dict[str, Tensor]]
-
-
-def check_positive(config: object, *names: str) -> None:
-    """Refuse settings of an agent that are not above 0 and finite.
-
-    Of a tuple every entry; None passes, here and below.
-
-    Raises:
-        UserError: naming the flag.
-    """
-    _check(config, names, lambda value: 0 < value < math.inf, "finite and above 0")
-
-
-def check_rate(config: object, *names: str) -> None:
-    """Refuse rates outside (0, 1]: a moving average beyond 1 runs away from what it follows."""
-    _check(config, names, lambda value: 0 < value <= 1, "above 0, up to 1")
-
-
-def check_not_negative(config: object, *names: str) -> None:
-    """Refuse settings that are negative, infinite or not a number."""
-    _check(config, names, lambda value: 0 <= value < math.inf, "finite and at least 0")
-
-
-def check_finite(config: object, *names: str) -> None:
-    """Refuse settings that are infinite or not a number."""
-    _check(config, names, math.isfinite, "a finite number")
-
-
-def _check(config: object, names: tuple[str, ...], accept: Callable[[float], bool], expected: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        entries = value if isinstance(value, tuple) else (value,)
-        if not all(entry is None or accept(entry) for entry in entries):
-            raise UserError(f"--agent.{name.replace('_', '-')} is {value}, expected {expected}")
-
-
-def check_ordered(config: object, name: str) -> None:
-    """Refuse a setting of an agent that is a range whose lower bound is not below its upper one.
-
-    Raises:
-        UserError: naming the flag.
-    """
-    low, high = getattr(config, name)
-    if not low < high:
-        flag = f"--agent.{name.replace('_', '-')}"
-        raise UserError(f"{flag} is {low:g} to {high:g}, expected the lower bound first")
 
 
 @dataclass(frozen=True)
@@ -70,13 +22,15 @@ class Learning:
 
     Attributes:
         batch_size: rows of a batch.
-        demo_rows: how many of them are demonstrations; 0 where there are none.
+        has_demos: whether there are demonstrations.
+        demo_rows: how many rows of a batch are.
         demo_fraction: the share asked for.
         returns: the smallest and the largest discounted return from any step of the recorded data, computed
             when it is called; None without data.
     """
 
     batch_size: int
+    has_demos: bool
     demo_rows: int
     demo_fraction: float
     returns: Callable[[], tuple[float, float]] | None
@@ -84,7 +38,11 @@ class Learning:
 
 @dataclass(frozen=True)
 class AgentConfig(Settings):
-    """Base of every agent's hyperparameters."""
+    """Base of every agent's hyperparameters.
+
+    An agent that sees images has `feature_dim` and `encoder_channels` among them, what its
+    `rlzoo.nn.images.ObservationEncoder` is built from.
+    """
 
     flag_prefix: ClassVar[str] = "agent."
 

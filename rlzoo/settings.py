@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, get_type_hints
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from rlzoo.errors import UserError
 
@@ -19,6 +19,15 @@ Rate = Annotated[float, Field(gt=0, le=1)]  # of a moving average: beyond 1 it r
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what PyTorch's generators take
+
+
+def _in_order(bounds: tuple[float, float]) -> tuple[float, float]:
+    if not bounds[0] < bounds[1]:
+        raise ValueError("the lower bound first")
+    return bounds
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_in_order)]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]  # of layers
 
 
@@ -38,8 +47,9 @@ class Settings:
             try:
                 adapter.validate_python(value)
             except ValidationError as error:
-                expected = error.errors()[0]["msg"].removeprefix("Input should be ")
-                shown = f"{value:g}" if isinstance(value, float) else value
+                message = error.errors()[0]["msg"]
+                expected = message.removeprefix("Input should be ").removeprefix("Value error, ")
+                shown = " to ".join(map(str, value)) if isinstance(value, tuple) else value
                 raise UserError(f"{self.flag(name)} is {shown}, expected {expected}") from error
 
     @classmethod

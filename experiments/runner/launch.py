@@ -142,7 +142,8 @@ def build(
     else:  # a resumed run has its data in its checkpoint already
         data = Data(scaling=Scaling.of_checkpoint(checkpoint))
     trainer = make_trainer(suite, agent_name, experiment, task, eval_task, data, checkpoint)
-    return trainer, remarks(suite, agent_name, experiment, trainer, data)
+    warnings = [] if checkpoint else remarks(suite, agent_name, experiment, trainer, data)
+    return trainer, warnings
 
 
 def open_tasks(
@@ -272,7 +273,9 @@ def remarks(
     returns: Callable[[], tuple[float, float]] | None = None
     if data.recorded:
         returns = partial(discounted_returns, data.recorded, config.discount)
-    learning = Learning(config.batch_size, trainer.demo_rows, config.demo_fraction, returns)
+    learning = Learning(
+        config.batch_size, trainer.demos is not None, trainer.demo_rows, config.demo_fraction, returns
+    )
     return lines + experiment.agent.remarks(learning)
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from algos.arsq import ARSQ, AdvantageNetwork, ARSQConfig, at_codes, demonstration_loss
+from algos.arsq import ARSQ, ARSQConfig, demonstration_loss
+from algos.autoregressive import AdvantageNetwork, at_codes
 from rlzoo.errors import UserError
 from rlzoo.nn.mlp import EnsembleMLP
 from rlzoo.types import Batch, Spaces
@@ -436,8 +437,8 @@ def test_imitation_alone_recovers_the_demonstrations() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"order": "dimension", "autoregressive": False}, "order='level'"),
-        ({"hidden": ()}, "at least one"),
+        ({"order": "dimension", "autoregressive": False}, "order level"),
+        ({"hidden": ()}, "--agent.hidden is"),
         ({"temperature": 0.0}, "temperature"),
         ({"levels": 0}, "levels"),
         ({"bins": 1}, "bins"),

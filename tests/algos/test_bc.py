@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from algos.arsq import AdvantageNetwork
+from algos.autoregressive import AdvantageNetwork
 from algos.bc import BC, BCConfig, tanh_gaussian_log_prob
 from rlzoo.errors import UserError
 from rlzoo.nn.gaussian import GaussianPolicy
@@ -179,5 +179,5 @@ def test_update_never_waits_for_the_device(config: BCConfig) -> None:
 
 @pytest.mark.parametrize("settings", [{"action_limit": 1.0}, {"temperature": 0.0}])
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=next(iter(settings))):
+    with pytest.raises(UserError, match=next(iter(settings)).replace("_", "-")):
         BCConfig(**settings)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.presets import AGENTS
+from algos import AGENTS
 from rlzoo.agent import Agent
 from rlzoo.capture import capture
 from rlzoo.errors import UserError
@@ -33,9 +33,9 @@ class Case:
 
     def make(self, seed: int = 0, device: torch.device = CPU, hidden: tuple[int, ...] = (16, 16)) -> Agent:
         torch.manual_seed(seed)
-        entry = AGENTS[self.name]
-        config = entry.config(hidden=hidden, encoder_channels=(4, 8, 8), feature_dim=6)
-        return entry.make(self.spaces, config, device)
+        agent_type = AGENTS[self.name]
+        images = {"encoder_channels": (4, 8, 8), "feature_dim": 6} if agent_type.sees_images else {}
+        return agent_type(self.spaces, agent_type.Config(hidden=hidden, **images), device)
 
     def batch(self, rows: int = 12, seed: int = 0) -> Batch:
         return make_batch(rows, seed, self.spaces)
@@ -46,14 +46,19 @@ class Case:
             cycle[index % len(cycle)](self.batch(seed=index))
 
 
-CASES = {
-    f"{name}-{kind}": Case(name, spaces)
-    for kind, spaces in (("states", SPACES), ("pixels", PIXELS))
-    for name in sorted(AGENTS)
-}
+def cases() -> list[Case]:
+    """Every agent with states, and with images if it sees them."""
+    return [
+        Case(name, spaces)
+        for spaces in (SPACES, PIXELS)
+        for name, agent_type in sorted(AGENTS.items())
+        if spaces.pixels is None or agent_type.sees_images
+    ]
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+@pytest.fixture(
+    params=cases(), ids=lambda case: f"{case.name}-{'pixels' if case.spaces.pixels else 'states'}"
+)
 def case(request: pytest.FixtureRequest) -> Case:
     chosen: Case = request.param
     return chosen
@@ -143,8 +148,9 @@ def test_a_state_of_another_shape_is_refused(case: Case) -> None:
 @pytest.mark.parametrize("name", sorted(AGENTS))
 def test_no_setting_is_what_no_run_can_use(name: str) -> None:
     """Not a number anywhere, a negative learning rate, decay, weight or noise, a moving average beyond 1."""
-    config = AGENTS[name].config
-    floats = {f.name for f in dataclasses.fields(config) if f.type in ("float", "float | None")}
+    config = AGENTS[name].Config
+    floats = {field.name for field in dataclasses.fields(config) if isinstance(field.default, float)}
+    floats |= {name for name in ("advantage_tau", "target_entropy") if hasattr(config, name)}
     wrong = [(setting, math.nan) for setting in floats]
     ends = ("lr", "weight", "decay", "margin", "noise", "clip")
     wrong += [(setting, -0.1) for setting in floats if setting.endswith(ends)]

@@ -273,7 +273,7 @@ def test_exploration_noise_is_re_encoded() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"atoms": 0}, "atoms"), ({"hidden": ()}, "hidden"), ({"v_max": -5.0}, "v_max"), ({"bins": 1}, "bins")],
+    [({"atoms": 0}, "atoms"), ({"hidden": ()}, "hidden"), ({"v_max": -5.0}, "v-max"), ({"bins": 1}, "bins")],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -5,15 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from envs.gym import make as mujoco_env
-from experiments.runner.launch import Benchmark, main
+from experiments.runner.launch import main
+from experiments.train_mujoco import MujocoSuite
 
-BENCHMARK = Benchmark(
-    name="mujoco",
-    default_task="Pendulum-v1",
-    make=lambda task, num_envs, processes, render: mujoco_env.make(task, num_envs),
-    preset=lambda agent, task: {},
-)
 FLAGS = ["--num-envs", "4", "--utd", "0.5", "--batch-size", "128", "--warmup-steps", "800", "--threads", "1"]
 FLAGS += ["--eval-every", "3000", "--agent.hidden", "64", "64", "--steps", "15000", "--device", "cpu"]
 FAST = ["--agent.critic-lr", "1e-3", "--agent.actor-lr", "1e-3"]
@@ -32,7 +26,12 @@ AGENTS = {
 @pytest.mark.learning
 @pytest.mark.parametrize("agent", sorted(AGENTS))
 def test_pendulum_is_swung_up(agent: str, tmp_path: Path) -> None:
-    assert main(BENCHMARK, [agent, *FLAGS, *AGENTS[agent], "--runs-dir", str(tmp_path)]) == 0
+    assert (
+        main(
+            MujocoSuite, [agent, "--task", "Pendulum-v1", *FLAGS, *AGENTS[agent], "--runs-dir", str(tmp_path)]
+        )
+        == 0
+    )
     (metrics,) = tmp_path.rglob("metrics.csv")
     with metrics.open() as file:
         returns = [float(row["value"]) for row in csv.DictReader(file) if row["tag"] == "eval/return"]

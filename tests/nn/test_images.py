@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from algos import AGENTS
 from algos.arsq import ARSQ, ARSQConfig
 from algos.bc import BC, BCConfig
-from experiments.presets import AGENTS
 from rlzoo.agent import Agent
 from rlzoo.errors import UserError
 from rlzoo.nn.images import MultiViewEncoder, ObservationEncoder, Projection, augment, random_shift, shift
@@ -122,9 +122,9 @@ def test_the_authors_encoder() -> None:
 def test_too_small_images_and_empty_widths_are_refused() -> None:
     with pytest.raises(UserError, match="24x12 pixels are too few"):
         MultiViewEncoder((1, 3, 24, 12), (4, 4, 4, 4))
-    for entry in AGENTS.values():
+    for agent_type in AGENTS.values():
         with pytest.raises(UserError, match="encoder-channels"):
-            entry.config(encoder_channels=(4, 0))
+            agent_type.Config(encoder_channels=(4, 0))
 
 
 def test_projection_written_out() -> None:
@@ -150,8 +150,8 @@ def test_projection_written_out() -> None:
 
 def make(name: str, spaces: Spaces = PIXELS, **settings: Any) -> Agent:
     torch.manual_seed(0)
-    entry = AGENTS[name]
-    return entry.make(spaces, entry.config(**{**SMALL, **settings}), CPU)
+    agent_type = AGENTS[name]
+    return agent_type(spaces, agent_type.Config(**{**SMALL, **settings}), CPU)
 
 
 def encoder_weights(agent: Agent) -> list[Tensor]:
@@ -295,21 +295,16 @@ def test_imitation_finds_a_bright_dot(policy: Any) -> None:
 
 
 def test_presets_of_rlbench_build() -> None:
-    from experiments.presets import rlbench_preset
-    from experiments.runner.launch import Benchmark, default_experiment
+    from experiments.runner.experiment import default_experiment
+    from experiments.train_rlbench import RLBenchSuite
 
-    for pixels in (True, False):
-        benchmark = Benchmark(
-            "rlbench",
-            "reach_target",
-            make=lambda *_: None,  # type: ignore[arg-type,return-value]
-            preset=lambda agent, task, pixels=pixels: rlbench_preset(agent, task, pixels=pixels),  # type: ignore[misc]
-        )
+    for observations in ("pixels", "state"):
+        suite, pixels = RLBenchSuite(["--observations", observations]), observations == "pixels"
         for name in AGENTS:
-            experiment = default_experiment(benchmark, name, "reach_target")
+            experiment = default_experiment(suite, name, "reach_target")
             assert experiment.train.batch_size == 512 or name == "bc"
             assert experiment.train.steps == 30_250
-        arsq = default_experiment(benchmark, "arsq", "reach_target").agent
+        arsq = default_experiment(suite, "arsq", "reach_target").agent
         assert (arsq.levels, arsq.bins, arsq.act_with) == (3, 5, "target")
         assert arsq.layer_norm == pixels
         assert replace(arsq, layer_norm=False, activation="tanh") == arsq or pixels

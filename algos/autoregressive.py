@@ -1,0 +1,282 @@
+"""The auto-regressive policy over codes that ARSQ and BC share: its network, and how actions are drawn.
+
+An action is a sequence of codes (`algos.binning`), and every position's advantages depend on the codes before
+it (Liu et al., arXiv 2502.00288). Shapes: B rows, D action dimensions, L levels, N bins, T = L * D positions,
+E networks evaluated together (ARSQ's twins), H hidden units.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from algos.binning import Binning
+from rlzoo.agent import AgentConfig
+from rlzoo.errors import UserError
+from rlzoo.nn.images import Projection
+from rlzoo.nn.mlp import ACTIVATIONS, Activation
+from rlzoo.settings import Count, Positive, Widths
+
+
+@dataclass(frozen=True)
+class AutoregressiveConfig(AgentConfig):
+    """How an action becomes a sequence of codes, and the network that scores them one by one."""
+
+    levels: Count = 1
+    """L: how often an interval of an action dimension is cut into `bins` parts."""
+    bins: Count = 41
+    """N: the number of parts of each cut."""
+    temperature: Positive = 0.1
+    """alpha of the policy exp(A_t / alpha)."""
+    order: Literal["level", "dimension"] = "level"
+    """Codes by level, coarse ones first, or all of a dimension before the next (ablation)."""
+    autoregressive: bool = True
+    """Off: every position sees the prefix as its level began (ablation)."""
+    greedy: Literal["mode", "median"] = "mode"
+    """The deterministic action: the most likely code of every position, or the median's."""
+    trunk: Literal["shared", "separate"] = "shared"
+    """One trunk with a head per position, or a network per position (ablation)."""
+    hidden: Widths = (512, 512, 512)
+    """Widths of the hidden layers of every network."""
+    activation: Activation = "tanh"
+    """After every hidden layer."""
+    layer_norm: bool = False
+    """Hidden layers without bias, normalised; output layers that start at zero."""
+    feature_dim: Count = 64
+    """With images: width of the layers between features and networks."""
+    encoder_channels: Widths = (32, 64, 128, 256)
+    """With images: channels of the convolutions, each of which halves the image."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order == "dimension" and not self.autoregressive:
+            raise UserError("--agent.no-autoregressive needs --agent.order level: only there do levels begin")
+
+    @property
+    def greedy_rules(self) -> tuple[str, ...]:
+        return ("mode", "median")
+
+
+class AdvantageNetwork(nn.Module):
+    """Normalised advantages A_t(s, a_<t, .), E independent networks evaluated together.
+
+    Position t sees the state's features and a prefix: for each dimension the centre of the interval chosen
+    so far, 0 before any choice. The first layer is linear, so its product with the features is taken once
+    per row, not once per position, and each position's head computes its own N logits only.
+
+    Parameters, G = 1 trunk (or T separate ones): ``weights[l]`` [E, G, in, out], of which the first holds the
+    rows of the features above those of the prefix; ``biases[l]`` [E, G, 1, out]; ``head_weight``
+    [E, T, H, N]; ``head_bias`` [E, T, 1, N]. With LayerNorm the biases are its own, beside its ``gains[l]``.
+    """
+
+    visible: Tensor  # [P, D], how many levels of each dimension are chosen, for each distinct prefix
+    code_index: Tensor  # [T], where position t's code lies in the flattened codes [L * D]
+
+    def __init__(
+        self,
+        feature_dim: int,
+        action_dim: int,
+        config: AutoregressiveConfig,
+        *,
+        ensemble: int,
+        projection: Projection | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.projection = config, projection
+        self.input_dims = [feature_dim, action_dim]
+        self.binning = Binning(config.levels, config.bins)
+        self.activation = ACTIVATIONS[config.activation]
+        self.positions = position_order(config, action_dim)
+        trunks = len(self.positions) if config.trunk == "separate" else 1
+        visible = visible_levels(self.positions, action_dim, autoregressive=config.autoregressive)
+        if trunks == 1 and not config.autoregressive:
+            visible = visible[::action_dim]  # a level's positions share one prefix: P = L instead of T
+        self.register_buffer("visible", torch.tensor(visible), persistent=False)
+        index = [level * action_dim + dim for level, dim in self.positions]
+        self.register_buffer("code_index", torch.tensor(index), persistent=False)
+        self._build(ensemble, trunks)
+
+    def _build(self, ensemble: int, trunks: int) -> None:
+        """Orthogonal weights, gain sqrt(2), output layer 0.01 (with LayerNorm 1 and 0); biases zero."""
+        gain, output_gain = (1.0, 0.0) if self.config.layer_norm else (math.sqrt(2), 0.01)
+        sizes = [sum(self.input_dims), *self.config.hidden]
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        self.gains = nn.ParameterList()
+        for fan_in, fan_out in itertools.pairwise(sizes):
+            self.weights.append(orthogonal((ensemble, trunks), fan_in, fan_out, gain=gain))
+            self.biases.append(torch.zeros(ensemble, trunks, 1, fan_out))
+            if self.config.layer_norm:
+                self.gains.append(torch.ones(ensemble, trunks, 1, fan_out))
+        count, bins = len(self.positions), self.config.bins
+        # One orthogonal matrix over all heads of a trunk, as if they were a single layer of T * N outputs.
+        heads = orthogonal((ensemble, trunks), sizes[-1], count // trunks * bins, gain=output_gain)
+        heads = heads.view(ensemble, trunks, sizes[-1], -1, bins).transpose(2, 3)  # [E, G, T/G, H, N]
+        self.head_weight = nn.Parameter(heads.reshape(ensemble, count, sizes[-1], bins))
+        self.head_bias = nn.Parameter(torch.zeros(ensemble, count, 1, bins))
+
+    def by_position(self, codes: Tensor) -> Tensor:
+        """Codes [B, L, D] -> [T, B]."""
+        return codes.flatten(1).index_select(1, self.code_index).T
+
+    def prefix(self, codes: Tensor) -> Tensor:
+        """The prefixes that the positions of whole actions see: codes [B, L, D] -> [P, B, D]."""
+        centers = self.binning.centers(codes)  # [L+1, B, D]
+        return centers.gather(0, self.visible[:, None].expand(-1, len(codes), -1))
+
+    def forward(self, features: Tensor, codes: Tensor) -> Tensor:
+        """Features [B, F] and codes [B, L, D] -> all positions' advantages at these prefixes [E, T, B, N].
+
+        With a projection the features are those that it projects.
+        """
+        return self._advantage(self._project(features), self.prefix(codes), slice(None), slice(None))
+
+    def _project(self, features: Tensor) -> Tensor:
+        """The first layer's share that does not depend on the position: [B, F] -> [E, G, B, H]."""
+        if self.projection is not None:
+            features = self.projection(features)[:, None]  # [E, 1, B, F]
+        product = features @ self.weights[0][:, :, : self.input_dims[0]]
+        return product if self.config.layer_norm else torch.add(product, self.biases[0])
+
+    def _advantage(self, projected: Tensor, prefix: Tensor, trunks: slice, heads: slice) -> Tensor:
+        """Projected features [E, G, B, H] and prefixes [P, B, D] -> advantages [E, heads, B, N]."""
+        weight = self.weights[0][:, trunks, self.input_dims[0] :]  # [E, G, D, H]
+        ensemble, groups, dims, width = weight.shape
+        rows = prefix.shape[1]
+        x = prefix.view(groups, -1, dims) @ weight  # [E, G, P/G*B, H]
+        x = x.view(ensemble, groups, -1, rows, width) + projected[:, trunks, None]  # [E, G, P/G, B, H]
+        x = self._activate(x.view(ensemble * groups, -1, width), 0, trunks)  # [E*G, P/G*B, H]
+        for layer in range(1, len(self.weights)):
+            weight = self.weights[layer][:, trunks].flatten(0, 1)
+            if self.config.layer_norm:
+                x = x @ weight
+            else:
+                x = torch.baddbmm(self.biases[layer][:, trunks].flatten(0, 1), x, weight)
+            x = self._activate(x, layer, trunks)
+        weight, bias = self.head_weight[:, heads], self.head_bias[:, heads]  # [E, T, ...]
+        x = x.view(ensemble * len(prefix), 1, rows, -1)  # [E*P, 1, B, H]
+        x = x.expand(-1, weight.shape[1] // len(prefix), -1, -1).flatten(0, 1)  # heads that share a prefix
+        logits = torch.baddbmm(bias.flatten(0, 1), x, weight.flatten(0, 1))  # [E*T, B, N]
+        scaled = logits.view(ensemble, -1, *logits.shape[1:]) / self.config.temperature
+        return self.config.temperature * scaled.log_softmax(-1)
+
+    def _activate(self, x: Tensor, layer: int, trunks: slice) -> Tensor:
+        """A hidden layer after its product: LayerNorm, if there is one, and activation. x: [E*G, ..., H]."""
+        if self.config.layer_norm:
+            gain, bias = (each[layer][:, trunks].flatten(0, 1) for each in (self.gains, self.biases))
+            x = torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), gain)
+        return self.activation(x)
+
+    @torch.no_grad()
+    def act(self, features: Tensor, *, deterministic: bool) -> Tensor:
+        """Features [B, F] -> actions [B, D]: each code in turn from exp(min_i A_i,t / alpha), or `greedy`."""
+        projected = self._project(features)
+        index = torch.zeros(len(features), self.input_dims[1], dtype=torch.int64, device=features.device)
+        center = prefix = torch.zeros_like(index, dtype=features.dtype)  # [B, D]
+        quantile = torch.full_like(center, 0.5)  # where the median lies in the interval chosen so far
+        for position, (level, dim) in enumerate(self.positions):
+            if self.config.autoregressive or dim == 0:
+                prefix = center.clone()
+            trunk = position if self.config.trunk == "separate" else 0
+            trunks, heads = slice(trunk, trunk + 1), slice(position, position + 1)
+            advantage = self._advantage(projected, prefix[None], trunks, heads).amin(0)[0]  # [B, N]
+            if not deterministic:
+                code = self._sample(advantage)
+            elif self.config.greedy == "mode":
+                code = advantage.argmax(-1)
+            else:
+                code, quantile[:, dim] = self._at_quantile(advantage, quantile[:, dim])
+            index[:, dim] = self.binning.refine(index[:, dim], code)
+            center[:, dim] = self.binning.center(index[:, dim], level + 1)
+        return center
+
+    def _at_quantile(self, advantage: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:
+        """The code in which a quantile of the policy lies, and which quantile of that code's interval it is.
+
+        Bins are in order, so codes have a cumulative distribution. The second result goes on to the
+        dimension's next level, as in inverse transform sampling.
+
+        Args:
+            advantage: [B, N].
+            quantile: from 0 to 1, [B].
+
+        Returns:
+            Codes of positive probability [B] and quantiles [B].
+        """
+        probability = (advantage / self.config.temperature).softmax(-1)
+        cumulative = probability.cumsum(-1)
+        smallest = torch.finfo(probability.dtype).tiny  # above 0, where an empty first bin ends
+        target = (quantile.clamp(min=smallest) * cumulative[:, -1])[:, None]  # rounding leaves sums beside 1
+        code = (cumulative < target).sum(-1, keepdim=True)
+        inside = probability.gather(-1, code)
+        below = cumulative.gather(-1, code) - inside
+        rest = ((target - below) / inside.clamp(min=smallest)).clamp(0, 1)
+        return code.squeeze(-1), rest.squeeze(-1)
+
+    def _sample(self, advantage: Tensor) -> Tensor:
+        """A code per row, with probability proportional to exp(A / alpha): [B, N] -> [B].
+
+        The largest of A / alpha plus Gumbel noise, written as minus the logarithm of an exponential draw:
+        the same distribution as `torch.multinomial`, which would wait for the device.
+        """
+        noise = torch.empty_like(advantage).exponential_()
+        return (advantage / self.config.temperature - noise.log()).argmax(-1)
+
+
+def position_order(config: AutoregressiveConfig, action_dim: int) -> list[tuple[int, int]]:
+    """The (level, dimension) of every position, in the order in which codes are chosen."""
+    if config.order == "level":
+        return [(level, dim) for level in range(config.levels) for dim in range(action_dim)]
+    return [(level, dim) for dim in range(action_dim) for level in range(config.levels)]
+
+
+def visible_levels(
+    positions: Sequence[tuple[int, int]], action_dim: int, *, autoregressive: bool
+) -> list[list[int]]:
+    """For every position the number of levels of each dimension that its prefix shows: [T, D]."""
+    chosen = [0] * action_dim
+    rows = []
+    for level, dim in positions:
+        rows.append(list(chosen) if autoregressive else [level] * action_dim)
+        chosen[dim] += 1
+    return rows
+
+
+def orthogonal(batch: tuple[int, int], fan_in: int, fan_out: int, *, gain: float) -> Tensor:
+    """Independent orthogonal matrices [*batch, fan_in, fan_out]."""
+    weight = torch.empty(*batch, fan_in, fan_out)
+    for matrix in weight.flatten(0, 1):
+        nn.init.orthogonal_(matrix, gain)
+    return weight
+
+
+def at_codes(values: Tensor, codes: Tensor) -> Tensor:
+    """The entries of `values` [E, T, B, N] at `codes` [T, B] -> [E, T, B]."""
+    return values.gather(-1, codes.expand(len(values), -1, -1)[..., None]).squeeze(-1)
+
+
+def mean_over(rows: Tensor, values: Tensor) -> Tensor:
+    """The mean of `values` [..., B] over the rows flagged 1 in `rows` [B]; 0 where there is none."""
+    return (values * rows).sum(-1) / rows.sum().clamp(min=1)
+
+
+def policy_metrics(
+    advantage: Tensor, codes: Tensor, is_demo: Tensor, temperature: float
+) -> dict[str, Tensor]:
+    """What the policy exp(min_i A_i / alpha) thinks of the data: advantage [E, T, B, N], codes [T, B]."""
+    log_prob = (advantage.amin(0) / temperature).log_softmax(-1)  # [T, B, N]
+    entropy = -(log_prob.exp() * log_prob).sum(-1).mean()
+    taken = at_codes(log_prob[None], codes)[0]  # [T, B]
+    hit = (log_prob.argmax(-1) == codes).float()
+    return {
+        "policy/entropy": entropy,
+        "policy/demo_log_prob": mean_over(is_demo, taken.sum(0)),
+        "policy/demo_accuracy": mean_over(is_demo, hit.mean(0)),
+    }
