@@ -14,8 +14,6 @@ at its last step all the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -23,22 +21,14 @@ from envs.gym.rendering import rendering_backend
 from envs.panda.env import PandaEnv
 from envs.panda.scene import ARM, Vector, tip_position
 from envs.panda.tasks import Waypoint
-from envs.rlbench.protocol import (
-    CAMERAS,
-    IMAGE_SIZE,
-    MAX_DELTA,
-    Demonstration,
-    within_limits,
-)
+from envs.rlbench.protocol import MAX_DELTA, Demonstration, Images, within_limits
 from rlzoo.types import FloatArray
 
 STEP_LENGTH = 0.025  # m, how far ahead of the tip a control step aims
 STEP_ANGLE = 0.2  # rad, likewise of the gripper's orientation
 MAX_ANGLE = 0.25  # rad, how far the gripper may be turned from a waypoint's orientation to have reached it
 DAMPING = 0.05  # of the least squares
-ELBOW_GAIN = (
-    0.2  # of the pull of joint 3 towards 0, an upright elbow, in the one motion that a pose leaves free
-)
+ELBOW_GAIN = 0.2  # of the pull of joint 3 towards 0, an upright elbow, in the one motion a pose leaves free
 SPEED_NOISE, WAYPOINT_NOISE = 0.1, 0.003  # share; m, of the waypoints on the way
 DELTA_NOISE = 0.015  # rad, standard deviation; it fades in the last `STEP_LENGTH` before a waypoint
 ATTEMPTS = 3  # per demonstration asked for, before giving up
@@ -49,8 +39,7 @@ def collect(
     count: int,
     *,
     seed: int,
-    cameras: Sequence[str] | None = None,
-    image_size: int = IMAGE_SIZE,
+    images: Images | None,
 ) -> list[Demonstration]:
     """Record `count` demonstrations: all successful, within the time limit and no delta above the limit.
 
@@ -58,23 +47,22 @@ def collect(
         task: RLBench's name, one of `envs.panda.tasks.TASKS`.
         count: how many.
         seed: alone decides them; with a larger `count` the same ones come first.
-        cameras: record their frames too; None: none, which takes no renderer and is faster.
-        image_size: height and width of the frames.
+        images: record the frames of these views too; None: none, which takes no renderer and is faster.
 
     Raises:
         UserError: there is no such task or camera, or nothing here can draw frames.
         RuntimeError: too few attempts succeed.
     """
-    if cameras is not None:
+    if images is not None:
         rendering_backend()
-    env = PandaEnv(task, cameras=CAMERAS if cameras is None else cameras, image_size=image_size)
+    env = PandaEnv(task, images=images)
     kept: list[Demonstration] = []
     seeds = np.random.SeedSequence(seed)
     for attempt in seeds.spawn(ATTEMPTS * count):
         if len(kept) == count:
             break
         episode_seed = int(attempt.generate_state(1)[0])
-        demonstration = demonstrate(env, episode_seed, with_frames=cameras is not None)
+        demonstration = demonstrate(env, episode_seed)
         kept += within_limits([demonstration] if demonstration else [])
     env.close()
     if len(kept) < count:
@@ -82,7 +70,7 @@ def collect(
     return kept
 
 
-def demonstrate(env: PandaEnv, seed: int, *, with_frames: bool = False) -> Demonstration | None:
+def demonstrate(env: PandaEnv, seed: int) -> Demonstration | None:
     """Play the episode that ``env.reset(seed=seed)`` begins. None if the task was not solved in time."""
     env.reset(seed=seed)
     # A stream of its own: with `seed` alone it would repeat the draws that placed the objects.
@@ -91,7 +79,7 @@ def demonstrate(env: PandaEnv, seed: int, *, with_frames: bool = False) -> Demon
     waypoints = env.task.waypoints(env.model, env.data)
     offsets = rng.uniform(-WAYPOINT_NOISE, WAYPOINT_NOISE, (len(waypoints), 3))
     offsets[-1] = 0.0  # it ends where it should
-    record = _Record(env, with_frames=with_frames)
+    record = _Record(env)
     index = 0
     for _ in range(env.time_limit):
         while index < len(waypoints) - 1 and _is_reached(env, waypoints[index]):
@@ -112,9 +100,9 @@ def demonstrate(env: PandaEnv, seed: int, *, with_frames: bool = False) -> Demon
 class _Record:
     """Collects what a demonstration holds, beginning with the observation before the first step."""
 
-    def __init__(self, env: PandaEnv, *, with_frames: bool) -> None:
+    def __init__(self, env: PandaEnv) -> None:
         self.rows: list[tuple[FloatArray, FloatArray, FloatArray, FloatArray]] = []
-        self.frames: list[npt.NDArray[np.uint8]] | None = [] if with_frames else None
+        self.frames: list[npt.NDArray[np.uint8]] | None = None if env.images is None else []
         self.add(env)
 
     def add(self, env: PandaEnv) -> None:

@@ -7,7 +7,6 @@ RLBench scores (`envs.panda.tasks` says what differs).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -35,33 +34,32 @@ from envs.rlbench.protocol import (
     ACTION_DIM,
     CAMERAS,
     DEFAULT_TIME_LIMIT,
-    FRAME_STACK,
-    IMAGE_SIZE,
     MAX_DELTA,
     NUM_JOINTS,
     TIME_LIMITS,
-    ActionScale,
+    Images,
     observation_state,
+    robot_action,
 )
-from rlzoo.errors import UserError
+from rlzoo.actions import ActionRange
 from rlzoo.types import FloatArray
 
 FILM_SIZE = 256  # pixels, height and width of what `render` returns
-FULL_SCALE = ActionScale(
+FULL_RANGE = ActionRange(
     np.array([-MAX_DELTA] * NUM_JOINTS + [0.0], np.float32),
     np.array([MAX_DELTA] * NUM_JOINTS + [1.0], np.float32),
 )
 
 
 class PandaEnv(gym.Env[Observation, FloatArray]):
-    """One task. Actions [8] in [-1, 1] are mapped by `scale` to joint deltas (rad) and the gripper (0..1).
+    """One task. Actions [8] in [-1, 1] are mapped by `actions` to joint deltas (rad) and the gripper (0..1).
 
     As in RLBench, deltas count from where the joints are (``absolute_mode=False``), the gripper is open above
     0.5, and a step that opens or closes it lasts until it has done so.
 
-    Observations: with ``observations="state"`` f32 [8 + K], the robot's state (7 joint positions, gripper
-    open) and the task's; with "pixels" ``{"state": f32 [8], "pixels": u8 [V, 3, H, W]}``. `info` has
-    ``success``, 0 or 1, after every step. The time limit is a wrapper's (see `make_env`).
+    Observations: without images f32 [8 + K], the robot's state (7 joint positions, gripper open) and the
+    task's; with them ``{"state": f32 [8], "pixels": u8 [V, 3, H, W]}``. `info` has ``success``, 0 or 1, after
+    every step. The time limit is a wrapper's (see `make_env`).
 
     Attributes:
         task: the objects, and what is known of them.
@@ -72,23 +70,19 @@ class PandaEnv(gym.Env[Observation, FloatArray]):
     def __init__(
         self,
         task: str,
+        actions: ActionRange = FULL_RANGE,
         *,
-        observations: str = "state",
-        cameras: Sequence[str] = CAMERAS,
-        image_size: int = IMAGE_SIZE,
-        scale: ActionScale = FULL_SCALE,
+        images: Images | None = None,
         render_mode: str | None = None,
     ) -> None:
         """Build the scene; see `make` for the arguments and errors."""
         import mujoco
 
-        self.task, self.scale, self.render_mode = find(task), scale, render_mode
+        self.task, self.actions, self.images, self.render_mode = find(task), actions, images, render_mode
         self.time_limit = TIME_LIMITS.get(task, DEFAULT_TIME_LIMIT)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
-        if observations not in ("state", "pixels"):
-            raise UserError(f"observations {observations!r}, expected 'state' or 'pixels'")
-        self._names, self._size = check_cameras(cameras), image_size
-        self._sees = observations == "pixels"
+        if images is not None:
+            check_cameras(images.cameras)
         spec = make_spec()
         self.task.build(spec)
         self.model: mujoco.MjModel = spec.compile()
@@ -97,10 +91,12 @@ class PandaEnv(gym.Env[Observation, FloatArray]):
         self._film: Cameras | None = None
         self.action_space = Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
         mujoco.mj_forward(self.model, self.data)
-        state_dim = NUM_JOINTS + 1 + (0 if self._sees else self.task_state.size)
+        state_dim = NUM_JOINTS + 1 + (self.task_state.size if images is None else 0)
         state = Box(-np.inf, np.inf, (state_dim,), np.float32)
-        frames = Box(0, 255, (len(self._names), 3, image_size, image_size), np.uint8)
-        self.observation_space = Dict({"state": state, "pixels": frames}) if self._sees else state  # type: ignore[assignment]
+        self.observation_space = state  # type: ignore[assignment]
+        if images is not None:
+            frames = Box(0, 255, (len(images.cameras), 3, images.size, images.size), np.uint8)
+            self.observation_space = Dict({"state": state, "pixels": frames})  # type: ignore[assignment]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -120,7 +116,7 @@ class PandaEnv(gym.Env[Observation, FloatArray]):
 
     def step(self, action: FloatArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Take an agent's action [8] in [-1, 1]."""
-        return self.step_robot(self.scale.denormalize(action))
+        return self.step_robot(robot_action(self.actions, action))
 
     def step_robot(self, action: FloatArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Take the robot's action [8]: joint deltas in rad, and the gripper, open above 0.5."""
@@ -162,7 +158,8 @@ class PandaEnv(gym.Env[Observation, FloatArray]):
     def frames(self) -> npt.NDArray[np.uint8]:
         """What the cameras see, RGB [V, 3, H, W]."""
         if self._cameras is None:
-            self._cameras = Cameras(self.model, self._names, self._size, self._size)
+            assert self.images is not None
+            self._cameras = Cameras(self.model, self.images.cameras, self.images.size, self.images.size)
         return np.ascontiguousarray(self._cameras.draw(self.data).transpose(0, 3, 1, 2))
 
     def render(self) -> npt.NDArray[np.uint8]:
@@ -181,21 +178,18 @@ class PandaEnv(gym.Env[Observation, FloatArray]):
 
     def _observe(self) -> Observation:
         state = observation_state(
-            self.joint_positions, self.gripper_open, self.task_state, with_task=not self._sees
+            self.joint_positions, self.gripper_open, self.task_state, with_task=self.images is None
         )
-        return {"state": state, "pixels": self.frames()} if self._sees else state
+        return state if self.images is None else {"state": state, "pixels": self.frames()}
 
 
 def make(
     task: str,
     num_envs: int,
+    actions: ActionRange = FULL_RANGE,
     *,
+    images: Images | None = None,
     processes: bool = False,
-    observations: str = "state",
-    cameras: Sequence[str] = CAMERAS,
-    image_size: int = IMAGE_SIZE,
-    frame_stack: int = FRAME_STACK,
-    scale: ActionScale = FULL_SCALE,
     render: bool = False,
 ) -> GymVectorTask:
     """N copies of a task.
@@ -203,31 +197,28 @@ def make(
     Args:
         task: RLBench's name, one of `envs.panda.tasks.TASKS`.
         num_envs: N.
+        actions: what -1 and 1 stand for, `action_range` of the demonstrations. Without one, ±0.2 rad.
+        images: what is seen of the cameras; None: the task's low-dimensional state is observed instead.
         processes: whether every copy runs in a process of its own.
-        observations: "state" (with the task's low-dimensional state) or "pixels".
-        cameras: V names out of `envs.rlbench.protocol.CAMERAS`, in the order wanted.
-        image_size: H and W of their frames.
-        frame_stack: F, the number of frames in `spaces.pixels`.
-        scale: what -1 and 1 stand for; `ActionScale.of` the demonstrations. Without one, ±0.2 rad.
-        render: whether `render` is to work without ``observations="pixels"``.
+        render: whether `render` is to work without images.
 
     Raises:
         UserError: there is no such task or camera, nothing here can draw frames, or a package is missing.
     """
     find(task)
-    check_cameras(cameras)
-    draws = render or observations == "pixels"
+    if images is not None:
+        check_cameras(images.cameras)
+    draws = render or images is not None
     make_one = partial(
         make_env,
         task,
-        observations=observations,
-        cameras=tuple(cameras),
-        image_size=image_size,
-        scale=scale,
+        actions=actions,
+        images=images,
         render_mode="rgb_array" if draws else None,
         backend=rendering_backend() if draws else None,
     )
-    return GymVectorTask(task, [make_one] * num_envs, processes=processes, frame_stack=frame_stack)
+    stack = 1 if images is None else images.stack
+    return GymVectorTask(task, [make_one] * num_envs, processes=processes, frame_stack=stack)
 
 
 def make_env(task: str, *, backend: str | None = None, **options: Any) -> gym.Env[Observation, FloatArray]:

@@ -22,19 +22,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from envs.rlbench.images import decode_depth, decode_mask, load_frames, load_packed
-from envs.rlbench.protocol import (
-    CAMERAS,
-    IMAGE_SIZE,
-    MAX_DELTA,
-    NUM_JOINTS,
-    TIME_LIMITS,
-    Demonstration,
-    within_limits,
-)
+from envs.rlbench.images import Pixels, load_frames
+from envs.rlbench.protocol import MAX_DELTA, NUM_JOINTS, TIME_LIMITS, Demonstration, Images, within_limits
 from rlzoo.data.download import cache_dir
-from rlzoo.data.hdf5 import check_shape, get_dataset, get_matrix, open_hdf5, read_flags, read_matrix
-from rlzoo.data.hdf5 import read_vector as read_numbers
+from rlzoo.data.hdf5 import check_shape, get_dataset, open_hdf5
 from rlzoo.data.unpickle import Record, load_pickle
 from rlzoo.errors import UserError
 from rlzoo.run.files import atomic_path
@@ -47,7 +38,7 @@ _DEMO = [f"{package}.demo.Demo" for package in _PACKAGES]
 _OBSERVATION = [f"{package}.backend.observation.Observation" for package in _PACKAGES]
 _LAYOUT = "expected <task>/variation*/episodes/episode*/low_dim_obs.pkl or a part of it"
 _NO_TASK = re.compile(r"variation\d+|all_variations|episodes|episode\d+")
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -84,12 +75,9 @@ def load_rlbench(
     path: str | os.PathLike[str],
     *,
     task: str | None = None,
-    cameras: Sequence[str] = CAMERAS,
-    image_size: int = IMAGE_SIZE,
+    images: Images | None = None,
     count: int | None = None,
     need_task_state: bool = False,
-    threads: int | None = None,
-    use_cache: bool = True,
 ) -> RLBenchDemos:
     """Read demonstrations of one task in the order of their numbers (episode2 before episode10).
 
@@ -97,44 +85,46 @@ def load_rlbench(
         path: the dataset's folder, a task's, a variation's, an `episodes` folder or a single episode's. A
             task's folder means all its variations; RLBench's protocol uses variation 0 alone.
         task: RLBench's name, which chooses among the tasks of a dataset.
-        cameras: which, in the order of the views; () reads no images.
-        image_size: height and width to resize the frames to, in pixels.
+        images: the views to read, and the size to resize them to; None reads none.
         count: how many to read, of those that are not too fast; None reads all.
         need_task_state: whether to refuse demonstrations without a task state, or with states of different
             lengths (they vary with the variation in some tasks). Otherwise a demonstration whose state is
             missing or changes its length gets one of length 0.
-        threads: how many frames are decoded at once; None takes the processor's cores, up to 8.
-        use_cache: whether to read and write the cache. A cached copy is used as long as the names, sizes and
-            modification times of the files are those it was made from.
 
     Raises:
         UserError: no demonstrations found, fewer than `count`, missing or unreadable files, frames that do
             not match the record, a camera that was not recorded, a pickle that is damaged or asks for
             anything but arrays and RLBench's records. Nothing in the files is executed.
     """
-    if count is not None and count < 1:
-        raise UserError(f"{count} demonstrations asked for, expected at least 1")
     episodes = find_episodes(path, task)
     source = Path(path).expanduser()
-    settings = [str(source.resolve()), task, list(cameras), image_size, count]
-    cache = cache_dir() / "rlbench" / f"{_task_name(episodes[0])}-{_digest(settings)[:16]}.hdf5"
-    fingerprint = _digest([_CACHE_VERSION, settings, [_stamp(episode, cameras) for episode in episodes]])
-    loaded = _read_cache(cache, fingerprint, len(cameras), image_size) if use_cache else None
-    if loaded is None:
-        loaded = _read_episodes(episodes, cameras, image_size, count, threads)
-        if use_cache:
-            _write_cache(cache, fingerprint, *loaded)
-    demonstrations, too_fast = loaded
-    if count is not None and len(demonstrations) < count:
+    kept: list[Path] = []
+    demonstrations: list[Demonstration] = []
+    too_fast = 0
+    for episode in episodes:
+        if len(kept) == count:
+            break
+        demonstration = demonstration_of(_read_record(episode), str(episode / LOW_DIM_FILE))
+        if within_limits([demonstration]):
+            kept.append(episode)
+            demonstrations.append(demonstration)
+        else:
+            too_fast += 1
+    if count is not None and len(kept) < count:
         raise UserError(
-            f"{source}: {count} demonstrations asked for, found {len(demonstrations)} and {too_fast} too fast"
+            f"{source}: {count} demonstrations asked for, found {len(kept)} and {too_fast} too fast"
         )
-    if not demonstrations:
+    if not kept:
         raise UserError(
             f"{source}: all {too_fast} demonstrations move a joint over {MAX_DELTA} rad in a step"
         )
     if need_task_state:
         _check_task_states(source, demonstrations)
+    if images is not None:
+        lengths = [len(demonstration.gripper_open) for demonstration in demonstrations]
+        frames = _frames(kept, lengths, images)
+        pairs = zip(demonstrations, frames, strict=True)
+        demonstrations = [replace(demonstration, frames=part) for demonstration, part in pairs]
     return RLBenchDemos(demonstrations, too_fast, source)
 
 
@@ -210,40 +200,6 @@ def demonstration_of(
     )
 
 
-def load_depth(episode: str | os.PathLike[str], camera: str, *, threads: int | None = None) -> FloatArray:
-    """An episode's depth images in metres, f32 [T+1, H, W], as recorded.
-
-    Raises:
-        UserError: no such camera, no near and far planes in the record, missing or unreadable images.
-    """
-    folder = Path(episode)
-    observations = _read_record(folder)
-    planes = np.empty((len(observations), 2), np.float32)
-    for row, fields in enumerate(observations):
-        misc = fields.get("misc")
-        for column, plane in enumerate(("near", "far")):
-            key = f"{camera}_camera_{plane}"
-            value = misc.get(key) if isinstance(misc, dict) else None
-            if not isinstance(value, (float, np.floating)) or not np.isfinite(value):
-                raise UserError(f"{folder / LOW_DIM_FILE}: observation {row} lacks misc[{key!r}], a distance")
-            planes[row, column] = value
-    packed = load_packed(_camera_folder(folder, camera, "depth"), len(observations), threads=threads)
-    return decode_depth(packed, planes[:, 0, None, None], planes[:, 1, None, None])
-
-
-def load_masks(
-    episode: str | os.PathLike[str], camera: str, *, threads: int | None = None
-) -> npt.NDArray[np.int32]:
-    """An episode's masks, the handles of the objects seen, [T+1, H, W], as recorded.
-
-    Raises:
-        UserError: no such camera, missing or unreadable images.
-    """
-    folder = Path(episode)
-    count = len(_read_record(folder))
-    return decode_mask(load_packed(_camera_folder(folder, camera, "mask"), count, threads=threads))
-
-
 # --- folders -----------------------------------------------------------------------------------------------
 
 
@@ -275,47 +231,18 @@ def _task_name(episode: Path) -> str:
     return "demonstrations"
 
 
-def _camera_folder(episode: Path, camera: str, kind: str) -> Path:
+def _camera_folder(episode: Path, camera: str) -> Path:
     """The folder of a camera's images; raises UserError where there is none, with the cameras there are."""
-    folder = episode / f"{camera}_{kind}"
+    folder = episode / f"{camera}_rgb"
     if not folder.is_dir():
-        ending = f"_{kind}"
         names = [path.name for path in episode.iterdir() if path.is_dir()] if episode.is_dir() else []
-        others = sorted(name.removesuffix(ending) for name in names if name.endswith(ending))
+        others = sorted(name.removesuffix("_rgb") for name in names if name.endswith("_rgb"))
         there = f"it has {', '.join(others)}" if others else "it has none"
-        raise UserError(f"{episode}: no {kind} images of camera {camera} (folder {folder.name}); {there}")
+        raise UserError(f"{episode}: no images of camera {camera} (folder {folder.name}); {there}")
     return folder
 
 
 # --- records -----------------------------------------------------------------------------------------------
-
-
-def _read_episodes(
-    episodes: Sequence[Path], cameras: Sequence[str], image_size: int, count: int | None, threads: int | None
-) -> tuple[list[Demonstration], int]:
-    """The first `count` demonstrations that are slow enough, and how many before the last were not."""
-    kept: list[tuple[Path, Demonstration]] = []
-    too_fast = 0
-    for episode in episodes:
-        if len(kept) == count:
-            break
-        demonstration = demonstration_of(_read_record(episode), str(episode / LOW_DIM_FILE))
-        if within_limits([demonstration]):
-            kept.append((episode, demonstration))
-        else:
-            too_fast += 1
-    demonstrations = [demonstration for _, demonstration in kept]
-    if not cameras:
-        return demonstrations, too_fast
-    folders = [[_camera_folder(episode, camera, "rgb") for camera in cameras] for episode, _ in kept]
-    lengths = [len(demonstration.gripper_open) for demonstration in demonstrations]
-    if kept:
-        print(
-            f"decoding {sum(lengths) * len(cameras):,} frames of {len(kept)} demonstrations", file=sys.stderr
-        )
-    frames = load_frames(folders, lengths, image_size, threads=threads)
-    pairs = zip(demonstrations, frames, strict=True)
-    return [replace(demonstration, frames=part) for demonstration, part in pairs], too_fast
 
 
 def _read_record(episode: Path) -> list[dict[str, Any]]:
@@ -379,7 +306,25 @@ def _check_task_states(source: Path, demonstrations: Sequence[Demonstration]) ->
         )
 
 
-# --- cache -------------------------------------------------------------------------------------------------
+# --- images, decoded once and kept -------------------------------------------------------------------------
+
+
+def _frames(episodes: Sequence[Path], lengths: Sequence[int], images: Images) -> list[Pixels]:
+    """Of each episode u8 [T+1, V, 3, H, W]: from the cache, unless the files have changed since."""
+    stamps = [_stamp(episode, images.cameras) for episode in episodes]
+    fingerprint = _digest([_CACHE_VERSION, images.cameras, images.size, list(lengths), stamps])
+    folder = str(episodes[0].resolve())
+    name = f"{_task_name(episodes[0])}-{_digest([folder, images.cameras, images.size, len(episodes)])[:16]}"
+    cache = cache_dir() / "rlbench" / f"{name}.hdf5"
+    shape = (sum(lengths), len(images.cameras), 3, images.size, images.size)
+    frames = _read_cache(cache, fingerprint, shape)
+    if frames is None:
+        folders = [[_camera_folder(episode, camera) for camera in images.cameras] for episode in episodes]
+        print(f"decoding {shape[0] * shape[1]:,} frames of {len(episodes)} demonstrations", file=sys.stderr)
+        parts = load_frames(folders, lengths, images.size)
+        _write_cache(cache, fingerprint, parts, shape)
+        return parts
+    return np.split(frames, np.cumsum(lengths)[:-1])
 
 
 def _digest(value: object) -> str:
@@ -387,69 +332,35 @@ def _digest(value: object) -> str:
 
 
 def _stamp(episode: Path, cameras: Sequence[str]) -> list[list[str | int]]:
-    """Name, size and modification time of the files that an episode is read from."""
+    """Name, size and modification time of the images that an episode has."""
     stamps: list[list[str | int]] = []
-    for folder in (episode, *(episode / f"{camera}_rgb" for camera in cameras)):
-        try:
-            with os.scandir(folder) as entries:
-                files = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
-        except OSError:
-            continue  # whoever reads it says what is wrong
-        place = f"{episode.name}/{folder.name}"
+    for camera in cameras:
+        with os.scandir(_camera_folder(episode, camera)) as entries:
+            files = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
+        place = f"{episode.name}/{camera}"
         stamps += sorted([f"{place}/{name}", stat.st_size, stat.st_mtime_ns] for name, stat in files)
     return stamps
 
 
-def _write_cache(path: Path, fingerprint: str, demonstrations: list[Demonstration], too_fast: int) -> None:
+def _write_cache(path: Path, fingerprint: str, parts: Sequence[Pixels], shape: tuple[int, ...]) -> None:
     """Keep what was decoded; that it cannot be kept is said and no more."""
-    if not demonstrations:
-        return
-    arrays: dict[str, list[Any]] = {
-        "joint_positions": [demo.joint_positions for demo in demonstrations],
-        "gripper_open": [demo.gripper_open for demo in demonstrations],
-        "joint_targets": [
-            demo.joint_positions if demo.joint_targets is None else demo.joint_targets
-            for demo in demonstrations
-        ],
-        "task_state": [demo.task_state.ravel() for demo in demonstrations],
-        "lengths": [[len(demo.gripper_open) for demo in demonstrations]],
-        "task_widths": [[demo.task_state.shape[1] for demo in demonstrations]],
-        "has_targets": [[demo.joint_targets is not None for demo in demonstrations]],
-    }
     try:
         with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
             file.attrs["fingerprint"] = fingerprint
-            file.attrs["too_fast"] = too_fast
-            for key, parts in arrays.items():
-                data = np.concatenate(parts)
-                file.create_dataset(key, data=data, fletcher32=data.size > 0)  # which must not be empty
-            if demonstrations[0].frames is not None:
-                _write_frames(file, demonstrations)
+            # lzf is read faster than the disk delivers; the check sums turn a damaged block into an error.
+            chunks = (min(8, shape[0]), *shape[1:])
+            dataset = file.create_dataset(
+                "frames", shape, np.uint8, chunks=chunks, compression="lzf", fletcher32=True
+            )
+            begin = 0
+            for part in parts:
+                dataset[begin : begin + len(part)] = part
+                begin += len(part)
     except (UserError, RuntimeError) as error:  # HDF5 reports a disk that fills up as the latter
         print(f"{error}; the demonstrations will be decoded again the next time", file=sys.stderr)
 
 
-def _write_frames(file: h5py.File, demonstrations: Sequence[Demonstration]) -> None:
-    frames = [demo.frames for demo in demonstrations if demo.frames is not None]
-    shape = (sum(map(len, frames)), *frames[0].shape[1:])
-    # lzf is read faster than the disk delivers; the check sums turn a damaged block into an error.
-    dataset = file.create_dataset(
-        "frames",
-        shape,
-        np.uint8,
-        chunks=(min(8, shape[0]), *shape[1:]),
-        compression="lzf",
-        fletcher32=True,
-    )
-    begin = 0
-    for part in frames:
-        dataset[begin : begin + len(part)] = part
-        begin += len(part)
-
-
-def _read_cache(
-    path: Path, fingerprint: str, views: int, image_size: int
-) -> tuple[list[Demonstration], int] | None:
+def _read_cache(path: Path, fingerprint: str, shape: tuple[int, ...]) -> Pixels | None:
     """What `_write_cache` wrote, or None where there is nothing, something outdated or something damaged."""
     if not path.is_file():
         return None
@@ -457,40 +368,10 @@ def _read_cache(
         with open_hdf5(path) as file:
             if file.attrs.get("fingerprint") != fingerprint:
                 return None
-            return _cached_demonstrations(file, path, views, image_size), int(file.attrs["too_fast"])
+            dataset = get_dataset(file, path, "frames")
+            check_shape(path, "frames", dataset.shape, shape)
+            frames: Pixels = dataset[()]
+            return frames
     except UserError as error:
         print(f"{error}; decoding the demonstrations again", file=sys.stderr)
         return None
-
-
-def _cached_demonstrations(file: h5py.File, path: Path, views: int, image_size: int) -> list[Demonstration]:
-    lengths = get_dataset(file, path, "lengths")[()]
-    check_shape(path, "lengths", lengths.shape, (None,))
-    count, rows = len(lengths), int(lengths.sum())
-    widths = get_dataset(file, path, "task_widths")[()]
-    check_shape(path, "task_widths", widths.shape, (count,))
-    has_targets = read_flags(file, path, "has_targets", count)
-    positions = read_matrix(get_matrix(file, path, "joint_positions", NUM_JOINTS, rows), path)
-    targets = read_matrix(get_matrix(file, path, "joint_targets", NUM_JOINTS, rows), path)
-    gripper = read_numbers(file, path, "gripper_open", rows)
-    states = get_dataset(file, path, "task_state")[()]
-    frames = get_dataset(file, path, "frames") if views else None
-    if frames is not None:
-        check_shape(path, "frames", frames.shape, (rows, views, 3, image_size, image_size))
-    ends, state_ends = np.cumsum(lengths), np.cumsum(lengths * widths)
-    if (lengths < 2).any() or (widths < 0).any() or states.shape != (state_ends[-1],):
-        raise UserError(f"{path}: the lengths of its episodes do not fit its contents")
-    demonstrations = []
-    for index, (length, width) in enumerate(zip(lengths.tolist(), widths.tolist(), strict=True)):
-        end, state_end = int(ends[index]), int(state_ends[index])
-        part = slice(end - length, end)
-        demonstrations.append(
-            Demonstration(
-                joint_positions=positions[part],
-                gripper_open=gripper[part],
-                joint_targets=targets[part] if has_targets[index] else None,
-                task_state=states[state_end - length * width : state_end].reshape(length, width),
-                frames=None if frames is None else frames[part],
-            )
-        )
-    return demonstrations

@@ -27,18 +27,17 @@ from gymnasium.spaces import Box
 from envs.rlbench.process import SimulatorCrash, SimulatorProcess
 from envs.rlbench.protocol import (
     ACTION_DIM,
-    CAMERAS,
     DEFAULT_TIME_LIMIT,
-    FRAME_STACK,
-    IMAGE_SIZE,
     NUM_JOINTS,
     TIME_LIMITS,
-    ActionScale,
     Demonstration,
+    Images,
     observation_state,
+    robot_action,
     within_limits,
 )
 from envs.rlbench.simulator import RENDER_SIZE, InvalidAction, Observation, check
+from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
 from rlzoo.types import Array, FloatArray, Spaces, Step
 
@@ -51,11 +50,9 @@ _MOST_LAUNCHES = 3  # in a row without an episode begun
 def make(
     task: str,
     num_envs: int,
-    scale: ActionScale,
+    actions: ActionRange,
     *,
-    cameras: Sequence[str] = CAMERAS,
-    image_size: int = IMAGE_SIZE,
-    frame_stack: int = FRAME_STACK,
+    images: Images | None,
     variation: int = 0,
     render: bool = False,
 ) -> RLBenchTask:
@@ -64,10 +61,8 @@ def make(
     Args:
         task: RLBench's name, "open_drawer".
         num_envs: N.
-        scale: what -1 and 1 stand for, from the demonstrations.
-        cameras: the views of ``obs["pixels"]``; () for observations of the state, with the task's.
-        image_size: their height and width, pixels.
-        frame_stack: F, the number of images in `spaces.pixels`.
+        actions: what -1 and 1 stand for, from the demonstrations.
+        images: of ``obs["pixels"]``; None for observations of the state, with the task's.
         variation: which of the task's variations; the protocol uses 0.
         render: whether `RLBenchTask.render` is to work.
 
@@ -75,22 +70,19 @@ def make(
         UserError: RLBench, PyRep or CoppeliaSim is not installed (the message names what is missing), or
             there is no such task, camera or variation.
     """
-    check(pixels=bool(cameras) or render)
-    if num_envs < 1:
-        raise UserError(f"{task}: at least one copy of the environment is needed")
+    check(pixels=images is not None or render)
     return RLBenchTask(
         [
             RLBenchEnv(
                 task,
-                scale,
-                cameras=cameras,
-                image_size=image_size,
+                actions,
+                images=images,
                 variation=variation,
                 render_mode="rgb_array" if render and index == 0 else None,
             )
             for index in range(num_envs)
         ],
-        frame_stack=frame_stack,
+        frame_stack=1 if images is None else images.stack,
     )
 
 
@@ -99,8 +91,7 @@ def collect_demonstrations(
     count: int,
     *,
     seed: int,
-    cameras: Sequence[str] = CAMERAS,
-    image_size: int = IMAGE_SIZE,
+    images: Images | None,
     variation: int = 0,
     report: Callable[[str], None] | None = None,
 ) -> tuple[list[Demonstration], int]:
@@ -110,8 +101,7 @@ def collect_demonstrations(
         task: RLBench's name.
         count: how many, of those that are slow enough (see `envs.rlbench.protocol.MAX_DELTA`).
         seed: decides their starts; the planner cannot be seeded.
-        cameras: the views to record; () records none. The task's state is recorded always.
-        image_size: their height and width, pixels.
+        images: the views to record; None records none. The task's state is recorded always.
         variation: which of the task's variations.
         report: is told of every demonstration in a line.
 
@@ -121,8 +111,7 @@ def collect_demonstrations(
     Raises:
         UserError: as `make`, or RLBench fails again and again.
     """
-    options = {"cameras": tuple(cameras), "image_size": image_size, "variation": variation}
-    launcher = _Launcher(task, options | {"task_state": True})
+    launcher = _Launcher(task, {"images": images, "variation": variation, "task_state": True})
     generator = np.random.default_rng(seed)
     kept: list[Demonstration] = []
     too_fast = failures = 0
@@ -167,10 +156,9 @@ class RLBenchEnv(gym.Env[Obs, FloatArray]):
     def __init__(
         self,
         task: str,
-        scale: ActionScale,
+        actions: ActionRange,
         *,
-        cameras: Sequence[str] = CAMERAS,
-        image_size: int = IMAGE_SIZE,
+        images: Images | None,
         variation: int = 0,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
@@ -179,9 +167,8 @@ class RLBenchEnv(gym.Env[Obs, FloatArray]):
 
         Args:
             task: RLBench's name.
-            scale: what -1 and 1 stand for.
-            cameras: the views; () for observations of the state.
-            image_size: their height and width, pixels.
+            actions: what -1 and 1 stand for.
+            images: the views; None for observations of the state.
             variation: which of the task's variations.
             max_episode_steps: the time limit; None takes the protocol's.
             render_mode: "rgb_array" or None.
@@ -193,21 +180,20 @@ class RLBenchEnv(gym.Env[Obs, FloatArray]):
         self.render_mode = render_mode
         self.crashes = 0
         self.invalid_actions = 0
-        self._scale = scale
-        self._cameras = tuple(cameras)
+        self._actions, self._images = actions, images
         self._limit = max_episode_steps or TIME_LIMITS.get(task, DEFAULT_TIME_LIMIT)
         self._seeds = np.random.default_rng()
         self._steps = 0
         self._obs: Obs | None = None  # the last one
         self._lost: str | None = None  # why the episode under way cannot go on
         self._seed: int | None = None  # of the episode that is beginning, while it is
-        options = {"cameras": self._cameras, "image_size": image_size, "variation": variation}
-        options |= {"task_state": not cameras, "render": render_mode is not None}
-        self._launcher = _Launcher(task, options)
+        options = {"images": images, "variation": variation, "task_state": images is None}
+        self._launcher = _Launcher(task, options | {"render": render_mode is not None})
         state_dim = NUM_JOINTS + 1 + self._launcher.task_state_dim
         spaces: dict[str, gym.Space[Any]] = {"state": Box(-np.inf, np.inf, (state_dim,), np.float32)}
-        if cameras:
-            spaces["pixels"] = Box(0, 255, (len(cameras), 3, image_size, image_size), np.uint8)
+        if images is not None:
+            shape = (len(images.cameras), 3, images.size, images.size)
+            spaces["pixels"] = Box(0, 255, shape, np.uint8)
         self.observation_space = gym.spaces.Dict(spaces)  # type: ignore[assignment]
         self.action_space = Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
 
@@ -239,7 +225,7 @@ class RLBenchEnv(gym.Env[Obs, FloatArray]):
         if self._obs is None:
             raise RuntimeError("step() was called before reset()")
         if self._lost is None:
-            robot = self._scale.denormalize(np.asarray(action, np.float32))
+            robot = robot_action(self._actions, action)
             robot[-1] = robot[-1] > 0.5
             self._launcher.running().send("step", robot)
 
@@ -341,7 +327,7 @@ class RLBenchEnv(gym.Env[Obs, FloatArray]):
             observation.joint_positions,
             np.asarray(observation.gripper_open, np.float32),
             observation.task_state,
-            with_task=not self._cameras,
+            with_task=self._images is None,
         )
         expected = self.observation_space["state"].shape  # type: ignore[index]
         if state.shape != expected:
@@ -359,7 +345,7 @@ class RLBenchTask:
         spaces: the sizes of observations and actions; the pixels as an agent sees them, stacked.
     """
 
-    def __init__(self, envs: Sequence[RLBenchEnv], *, frame_stack: int = FRAME_STACK) -> None:
+    def __init__(self, envs: Sequence[RLBenchEnv], *, frame_stack: int = 1) -> None:
         """Take over environments of one task, at least one; `frame_stack` images are an agent's view."""
         self.num_envs = len(envs)
         self._envs = list(envs)
@@ -374,7 +360,7 @@ class RLBenchTask:
             state_dim=space["state"].shape[0],
             action_dim=ACTION_DIM,
             pixels=pixels,
-            frame_stack=1 if pixels is None else frame_stack,
+            frame_stack=frame_stack,
         )
 
     @property

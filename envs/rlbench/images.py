@@ -1,8 +1,4 @@
-"""The PNG files of RLBench's recordings: camera frames, depth and masks, decoded in parallel.
-
-Depth is a 24-bit number between the camera's near and far planes, written into the red (high), green and blue
-(low) byte. Masks hold an object handle per pixel, with red as the low byte.
-"""
+"""The PNG files of RLBench's recordings, decoded in parallel."""
 
 from __future__ import annotations
 
@@ -18,7 +14,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from rlzoo.errors import UserError
-from rlzoo.types import Array, FloatArray
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -26,7 +21,6 @@ Pixels = npt.NDArray[np.uint8]
 PLACEHOLDER_SIZE = (1, 1)
 _LARGEST_SIDE = 4096  # pixels; a file that claims more is damaged, and would claim the memory for it
 _FRAME_NAME = re.compile(r"(?:[a-z_]+_)?(\d+)\.png")  # "12.png"; forks of RLBench write "rgb_0012.png"
-_DEPTH_SCALE = 2**24 - 1
 
 
 def frame_files(folder: Path, count: int) -> list[Path]:
@@ -55,16 +49,13 @@ def frame_files(folder: Path, count: int) -> list[Path]:
     return [found[index] for index in range(count)]
 
 
-def load_frames(
-    folders: Sequence[Sequence[Path]], lengths: Sequence[int], size: int, *, threads: int | None = None
-) -> list[Pixels]:
+def load_frames(folders: Sequence[Sequence[Path]], lengths: Sequence[int], size: int) -> list[Pixels]:
     """Decode the camera frames of several episodes.
 
     Args:
         folders: of each episode, the folder of each of its V cameras.
         lengths: of each episode, the number of observations (T + 1).
         size: height and width to resize to, in pixels.
-        threads: how many decode at once; None takes the processor's cores, up to 8.
 
     Returns:
         Of each episode, u8 [T+1, V, 3, size, size].
@@ -92,55 +83,8 @@ def load_frames(
         for view, paths in enumerate(cameras)
         for index, path in enumerate(paths)
     )
-    run_parallel(decode, jobs, threads=threads)
+    run_parallel(decode, jobs)
     return episodes
-
-
-def load_packed(folder: Path, count: int, *, threads: int | None = None) -> Pixels:
-    """Frames 0 … count - 1 of a depth or mask folder as stored, u8 [count, H, W, 3].
-
-    Not resized: the bytes of a packed number cannot be averaged. Take every k-th pixel of what
-    `decode_depth` or `decode_mask` returns instead.
-
-    Raises:
-        UserError: a frame is missing, surplus, unreadable or of another size than the first.
-    """
-    paths = frame_files(folder, count)
-    first = _read_png(paths[0], None)
-    frames = np.empty((count, *first.shape), np.uint8)
-
-    def decode(job: tuple[Pixels, Path]) -> None:
-        target, path = job
-        image = _read_png(path, None)
-        if image.shape != target.shape:
-            raise UserError(f"{path}: {image.shape[:2]} pixels, expected {target.shape[:2]} as in 0.png")
-        target[:] = image
-
-    run_parallel(decode, zip(frames, paths, strict=True), threads=threads)
-    return frames
-
-
-def decode_depth(packed: Pixels, near: float | FloatArray, far: float | FloatArray) -> FloatArray:
-    """Distance from the camera's plane in metres.
-
-    Args:
-        packed: u8 [..., H, W, 3], as stored.
-        near: the camera's near plane in metres, ``misc["<camera>_camera_near"]``; a number or [..., 1, 1].
-        far: its far plane, likewise.
-
-    Returns:
-        f32 [..., H, W].
-    """
-    bytes_ = packed.astype(np.uint32)
-    number = (bytes_[..., 0] << 16) | (bytes_[..., 1] << 8) | bytes_[..., 2]
-    share = number / np.float64(_DEPTH_SCALE)
-    return np.asarray(near + share * (np.asarray(far, np.float64) - near), np.float32)
-
-
-def decode_mask(packed: Pixels) -> npt.NDArray[np.int32]:
-    """The simulator's handle of the object seen in each pixel: u8 [..., H, W, 3] as stored -> [..., H, W]."""
-    bytes_ = packed.astype(np.int32)
-    return np.asarray(bytes_[..., 0] | (bytes_[..., 1] << 8) | (bytes_[..., 2] << 16), np.int32)
 
 
 def write_png(path: Path, image: Pixels) -> None:
@@ -148,20 +92,15 @@ def write_png(path: Path, image: Pixels) -> None:
     Image.fromarray(image).save(path, format="PNG")
 
 
-def run_parallel(work: Callable[[Any], None], jobs: Iterable[Any], *, threads: int | None = None) -> None:
+def run_parallel(work: Callable[[Any], None], jobs: Iterable[Any]) -> None:
     """Do `work` on every job; the first error ends it and is raised. Pillow and zlib release the GIL."""
-    threads = threads or min(8, os.cpu_count() or 1)
-    if threads == 1:
-        for job in jobs:
-            work(job)
-        return
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for _ in pool.map(work, jobs):  # what has not begun when one fails is cancelled by `map` itself
             pass
 
 
-def _read_png(path: Path, size: int | None) -> Array:
-    """An image as u8 [H, W, 3], resized to `size` x `size` if given."""
+def _read_png(path: Path, size: int) -> Pixels:
+    """An image as u8 [size, size, 3]."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             if image.size == PLACEHOLDER_SIZE:
@@ -171,7 +110,7 @@ def _read_png(path: Path, size: int | None) -> Array:
             if image.mode not in ("RGB", "RGBA"):
                 raise ValueError(f"mode {image.mode}, expected RGB")
             rgb = image.convert("RGB")
-            if size is not None and rgb.size != (size, size):
+            if rgb.size != (size, size):
                 # Pillow's default, bicubic, is what RLBench's own reader resizes with.
                 rgb = rgb.resize((size, size))
             return np.asarray(rgb)

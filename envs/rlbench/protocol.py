@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
 from rlzoo.types import Array, Episode, FloatArray
 
@@ -21,9 +22,7 @@ FRAME_STACK = 8
 NUM_JOINTS = 7
 ACTION_DIM = NUM_JOINTS + 1  # and the gripper
 MAX_DELTA = 0.2  # rad per step; demonstrations that move faster are left out
-ACTION_MARGIN = (
-    0.2  # the demonstrations' smallest and largest deltas are each widened by this share of itself
-)
+ACTION_MARGIN = 0.2  # share by which the demonstrations' smallest and largest deltas are each widened
 TIME_LIMITS = {  # steps; the tasks of ARSQ's and CQN's experiments
     "basketball_in_hoop": 125,
     "insert_usb_in_computer": 100,
@@ -82,46 +81,40 @@ class Demonstration:
 
 
 @dataclass(frozen=True)
-class ActionScale:
-    """The linear map between the robot's actions and an agent's in [-1, 1].
+class Images:
+    """What is seen of a task through cameras; where there is None of it, its state is observed instead.
 
     Attributes:
-        low, high: f32 [8], the robot's actions at -1 and 1.
+        cameras: V names of CAMERAS, in the order of the views.
+        size: height and width of every image, in pixels.
+        stack: F, the number of images that an agent sees at once.
     """
 
-    low: FloatArray
-    high: FloatArray
+    cameras: tuple[str, ...] = CAMERAS
+    size: int = IMAGE_SIZE
+    stack: int = FRAME_STACK
 
-    @classmethod
-    def of(cls, demonstrations: Sequence[Demonstration]) -> ActionScale:
-        """The demonstrations' range of each joint's delta, widened on either side; the gripper's is 0..1.
 
-        Each bound is widened by a share of its own size, not of the range, as in CQN's and ARSQ's code. A
-        delta of zero is always within, so that every joint can stand still: the references' statistics
-        include an action of zeros per demonstration.
+def action_range(demonstrations: Sequence[Demonstration]) -> ActionRange:
+    """What an agent's -1 and 1 stand for: deltas of the joints [7] in rad, and the gripper, 0 to 1.
 
-        Raises:
-            UserError: there are no demonstrations.
-        """
-        if not demonstrations:
-            raise UserError("no demonstrations: the range of the actions is taken from them")
-        actions = np.concatenate([demonstration.actions for demonstration in demonstrations])
-        low, high = np.minimum(actions.min(axis=0), 0.0), np.maximum(actions.max(axis=0), 0.0)
-        low, high = low - ACTION_MARGIN * np.abs(low), high + ACTION_MARGIN * np.abs(high)
-        high = np.maximum(high, low + 1e-4)  # a joint that no demonstration moves needs a width as well
-        low[-1], high[-1] = 0.0, 1.0
-        return cls(low.astype(np.float32), high.astype(np.float32))
+    The demonstrations' range of each joint's delta, each bound widened by a share of its own size, not of the
+    range, as in CQN's and ARSQ's code. A delta of zero is always within, so that every joint can stand
+    still: the references' statistics include an action of zeros per demonstration.
+    """
+    actions = np.concatenate([demonstration.actions for demonstration in demonstrations])
+    low, high = np.minimum(actions.min(axis=0), 0.0), np.maximum(actions.max(axis=0), 0.0)
+    low, high = low - ACTION_MARGIN * np.abs(low), high + ACTION_MARGIN * np.abs(high)
+    high = np.maximum(high, low + 1e-4)  # a joint that no demonstration moves needs a width as well
+    low[-1], high[-1] = 0.0, 1.0
+    return ActionRange(low.astype(np.float32), high.astype(np.float32))
 
-    def normalize(self, actions: FloatArray) -> FloatArray:
-        """Robot's actions [..., 8] -> [-1, 1], clipped."""
-        scaled = 2 * (actions - self.low) / (self.high - self.low) - 1
-        return np.asarray(np.clip(scaled, -1, 1), np.float32)
 
-    def denormalize(self, actions: FloatArray) -> FloatArray:
-        """Agent's actions [..., 8] in [-1, 1] -> deltas within ±MAX_DELTA rad, and the gripper in 0..1."""
-        robot: FloatArray = self.low + (np.clip(actions, -1, 1) + 1) / 2 * (self.high - self.low)
-        robot[..., :NUM_JOINTS] = robot[..., :NUM_JOINTS].clip(-MAX_DELTA, MAX_DELTA)
-        return np.asarray(robot, np.float32)
+def robot_action(actions: ActionRange, action: FloatArray) -> FloatArray:
+    """An agent's action [8] in [-1, 1] as the robot's: deltas within ±MAX_DELTA rad, the gripper in 0..1."""
+    robot = np.asarray(actions.from_unit(np.asarray(action)), np.float32)
+    robot[:NUM_JOINTS] = robot[:NUM_JOINTS].clip(-MAX_DELTA, MAX_DELTA)
+    return robot
 
 
 def within_limits(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
@@ -153,7 +146,7 @@ def least_std(task_state_dim: int) -> FloatArray:
 
 
 def to_episodes(
-    demonstrations: Sequence[Demonstration], scale: ActionScale, *, pixels: bool
+    demonstrations: Sequence[Demonstration], actions: ActionRange, *, pixels: bool
 ) -> list[Episode]:
     """Episodes to learn from: reward 1 and termination at the last step, 0 before.
 
@@ -161,8 +154,8 @@ def to_episodes(
     """
     episodes = []
     for demonstration in demonstrations:
-        actions = scale.normalize(demonstration.actions)
-        reward = np.zeros(len(actions), np.float32)
+        action = actions.to_unit(demonstration.actions)
+        reward = np.zeros(len(action), np.float32)
         reward[-1] = 1.0
         obs: dict[str, Array] = {
             "state": observation_state(
@@ -176,5 +169,5 @@ def to_episodes(
             if demonstration.frames is None:
                 raise UserError("the demonstrations hold no camera images; use --observations state")
             obs["pixels"] = demonstration.frames
-        episodes.append(Episode(obs=obs, action=actions, reward=reward, terminated=True, success=True))
+        episodes.append(Episode(obs=obs, action=action, reward=reward, terminated=True, success=True))
     return episodes

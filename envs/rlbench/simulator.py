@@ -12,7 +12,7 @@ import difflib
 import importlib.util
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from envs.rlbench.demonstrations import demonstration_of
-from envs.rlbench.protocol import CAMERAS, IMAGE_SIZE, Demonstration
+from envs.rlbench.protocol import Demonstration, Images
 from rlzoo.errors import UserError
 from rlzoo.types import Array, FloatArray
 
@@ -86,8 +86,8 @@ def check(*, pixels: bool = True) -> None:
     lacks = missing(pixels=pixels)
     if lacks:
         raise UserError(
-            f"RLBench cannot run here, it lacks {'; '.join(lacks)}. The README says how to set it up;"
-            " --simulator mujoco needs none of it"
+            f"RLBench cannot run here, it lacks {'; '.join(lacks)}. envs/rlbench/README.md says how to set it "
+            "up; --simulator mujoco needs none of it"
         )
 
 
@@ -115,8 +115,7 @@ class Simulator:
         self,
         task: str,
         *,
-        cameras: Sequence[str] = CAMERAS,
-        image_size: int = IMAGE_SIZE,
+        images: Images | None = None,
         task_state: bool = False,
         variation: int = 0,
         render: bool = False,
@@ -126,8 +125,7 @@ class Simulator:
 
         Args:
             task: RLBench's name, "open_drawer".
-            cameras: which views to draw, in this order; () draws none.
-            image_size: their height and width, pixels.
+            images: the views to draw; None draws none.
             task_state: whether observations have the task's low-dimensional state.
             variation: which of the task's variations; the protocol uses 0.
             render: whether `render` is to work.
@@ -136,7 +134,8 @@ class Simulator:
         Raises:
             UserError: something is not installed, no task of that name, no such camera or variation.
         """
-        check(pixels=bool(cameras) or render)
+        check(pixels=images is not None or render)
+        cameras = () if images is None else images.cameras
         if strange := sorted(set(cameras) - set(_ALL_CAMERAS)):
             raise UserError(
                 f"RLBench has no camera {strange[0]!r}, expected some of {', '.join(_ALL_CAMERAS)}"
@@ -149,13 +148,13 @@ class Simulator:
         task_class = _find_task(task)
         self.task = task
         self.task_state_dim = 0
-        self._cameras = tuple(cameras)
+        self._cameras = cameras
         self._has_task_state = task_state
         self._film_camera: Any = None
         with _separate_randomness(0):
             self._environment = Environment(
                 MoveArmThenGripper(JointPosition(absolute_mode=False), Discrete()),
-                obs_config=_observation_config(cameras, image_size, task_state=task_state),
+                obs_config=_observation_config(images, task_state=task_state),
                 headless=headless,
                 arm_max_velocity=ARM_MAX_VELOCITY,
                 arm_max_acceleration=ARM_MAX_ACCELERATION,
@@ -267,7 +266,7 @@ def _find_task(name: str) -> Any:
     return name_to_task_class(name)
 
 
-def _observation_config(cameras: Sequence[str], image_size: int, *, task_state: bool) -> Any:
+def _observation_config(images: Images | None, *, task_state: bool) -> Any:
     """Joint positions, gripper and the RGB of these cameras; everything else would only cost time."""
     from pyrep.const import RenderMode
     from rlbench.observation_config import ObservationConfig
@@ -277,11 +276,12 @@ def _observation_config(cameras: Sequence[str], image_size: int, *, task_state: 
     config.joint_positions = True
     config.gripper_open = True
     config.task_low_dim_state = task_state
-    for name in cameras:
-        camera = getattr(config, f"{name}_camera")
-        camera.rgb = True
-        camera.image_size = (image_size, image_size)
-        camera.render_mode = RenderMode.OPENGL3
+    if images is not None:
+        for name in images.cameras:
+            camera = getattr(config, f"{name}_camera")
+            camera.rgb = True
+            camera.image_size = (images.size, images.size)
+            camera.render_mode = RenderMode.OPENGL3
     return config
 
 

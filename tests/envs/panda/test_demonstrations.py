@@ -9,7 +9,7 @@ from envs.gym import rendering
 from envs.panda.demonstrations import DELTA_NOISE, collect, demonstrate
 from envs.panda.env import PandaEnv
 from envs.panda.tasks import TASKS, ReachTarget
-from envs.rlbench.protocol import MAX_DELTA, TIME_LIMITS, ActionScale, to_episodes
+from envs.rlbench.protocol import MAX_DELTA, TIME_LIMITS, Images, action_range, to_episodes
 from rlzoo.errors import UserError
 
 EVERY_TASK = pytest.mark.parametrize("name", TASKS)
@@ -36,7 +36,7 @@ def test_nearly_every_attempt_succeeds(name):
 
 @EVERY_TASK
 def test_collected_demonstrations_keep_to_the_contract(name):
-    demonstrations = collect(name, 6, seed=3)
+    demonstrations = collect(name, 6, seed=3, images=None)
     assert len(demonstrations) == 6
     for demonstration in demonstrations:
         steps = len(demonstration.actions)
@@ -54,7 +54,7 @@ def test_collected_demonstrations_keep_to_the_contract(name):
         assert np.abs(demonstration.actions[:, :7]).max() <= MAX_DELTA
         for array in (demonstration.joint_positions, demonstration.gripper_open, demonstration.task_state):
             assert array.dtype == np.float32
-    scale = ActionScale.of(demonstrations)
+    scale = action_range(demonstrations)
     assert np.all(scale.high[:7] - scale.low[:7] > 0.01)  # no joint's range is degenerate
     episode = to_episodes(demonstrations, scale, pixels=False)[0]
     env = PandaEnv(name)
@@ -65,14 +65,14 @@ def test_collected_demonstrations_keep_to_the_contract(name):
 def test_normalised_actions_replayed_from_the_same_start_succeed(name):
     """At the last step, where a demonstration has its reward, also where the environment ended before."""
     env, demonstrations = recorded(name)
-    env.scale = ActionScale.of([demonstration for demonstration in demonstrations if demonstration])
+    env.actions = action_range([demonstration for demonstration in demonstrations if demonstration])
     replayed = 0
     for seed, demonstration in zip(SEEDS, demonstrations, strict=True):
         if demonstration is None:
             continue
         start, _ = env.reset(seed=seed)
         np.testing.assert_array_equal(start[:7], demonstration.joint_positions[0])
-        steps = [env.step(action) for action in env.scale.normalize(demonstration.actions)]
+        steps = [env.step(action) for action in env.actions.to_unit(demonstration.actions)]
         _, reward, terminated, _, info = steps[-1]
         replayed += terminated and reward == info["success"] == 1
         ends = [step[2] for step in steps]
@@ -84,13 +84,13 @@ def test_normalised_actions_replayed_from_the_same_start_succeed(name):
 
 def test_reaching_slows_down_and_ends_at_the_target_s_centre():
     """As RLBench's own demonstrations do, which end 0.3 to 0.5 mm from it."""
-    for demonstration in collect("reach_target", 6, seed=3):
+    for demonstration in collect("reach_target", 6, seed=3, images=None):
         distances = np.linalg.norm(demonstration.task_state, axis=1)
         inside = np.flatnonzero(distances < ReachTarget.radius)
         assert distances[-1] < 0.001
         assert len(inside) >= 3
         assert np.linalg.norm(np.diff(demonstration.task_state[-2:], axis=0)) < 0.005
-        episode = to_episodes([demonstration], ActionScale.of([demonstration]), pixels=False)[0]
+        episode = to_episodes([demonstration], action_range([demonstration]), pixels=False)[0]
         assert episode.reward.tolist() == [0] * (len(episode) - 1) + [1]
         assert episode.terminated
 
@@ -105,7 +105,8 @@ def test_demonstrations_cover_a_tube_around_the_path(name):
 
 def test_the_seed_alone_decides():
     first, again, more, other = (
-        collect("push_button", count, seed=seed) for count, seed in ((2, 1), (2, 1), (3, 1), (2, 2))
+        collect("push_button", count, seed=seed, images=None)
+        for count, seed in ((2, 1), (2, 1), (3, 1), (2, 2))
     )
     for a, b, c, d in zip(first, again, more[:2], other, strict=True):
         np.testing.assert_array_equal(a.actions, b.actions)
@@ -116,8 +117,8 @@ def test_the_seed_alone_decides():
 def test_frames_are_recorded_where_asked_for():
     if not can_draw():
         pytest.skip("no EGL or OSMesa")
-    (with_frames,) = collect("reach_target", 1, seed=0, cameras=("front", "wrist"), image_size=24)
-    (without,) = collect("reach_target", 1, seed=0)
+    (with_frames,) = collect("reach_target", 1, seed=0, images=Images(("front", "wrist"), 24))
+    (without,) = collect("reach_target", 1, seed=0, images=None)
     np.testing.assert_array_equal(with_frames.actions, without.actions)
     assert with_frames.frames.shape == (len(without.actions) + 1, 2, 3, 24, 24)
     assert with_frames.frames.dtype == np.uint8
@@ -127,6 +128,6 @@ def test_frames_are_recorded_where_asked_for():
 
 def test_unknown_tasks_and_cameras():
     with pytest.raises(UserError, match=r"^unknown task 'open_draw': did you mean open_drawer"):
-        collect("open_draw", 1, seed=0)
+        collect("open_draw", 1, seed=0, images=None)
     with pytest.raises(UserError, match=r"^cameras: overhead asked for"):
-        PandaEnv("open_drawer", cameras=("overhead",))
+        PandaEnv("open_drawer", images=Images(("overhead",)))

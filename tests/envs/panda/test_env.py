@@ -12,7 +12,8 @@ from envs.panda import env as panda_env
 from envs.panda.env import PandaEnv
 from envs.panda.scene import ARM, FINGERS, HOME, tip_position
 from envs.panda.tasks import TASKS, ReachTarget
-from envs.rlbench.protocol import CAMERAS, FRAME_STACK, MAX_DELTA, TIME_LIMITS, ActionScale
+from envs.rlbench.protocol import CAMERAS, FRAME_STACK, MAX_DELTA, TIME_LIMITS, Images
+from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
 from rlzoo.replay import FrameStacker
 
@@ -143,7 +144,7 @@ def test_deltas_count_from_where_the_joints_are():
 def test_the_scale_says_what_an_action_stands_for():
     low, high = np.full(8, -0.1, np.float32), np.full(8, 0.02, np.float32)
     low[7], high[7] = 0, 1
-    env = PandaEnv("reach_target", scale=ActionScale(low, high))
+    env = PandaEnv("reach_target", actions=ActionRange(low, high))
     env.reset(seed=0)
     env.step(np.ones(8, np.float32))
     np.testing.assert_allclose(env.joint_targets, HOME + 0.02, atol=1e-6)
@@ -204,7 +205,7 @@ def test_a_restored_task_goes_on_bit_for_bit(name):
 
 @needs_pictures
 def test_pictures_are_restored_too_and_the_same_in_processes():
-    make = functools.partial(panda_env.make, "take_lid_off_saucepan", 2, observations="pixels", image_size=32)
+    make = functools.partial(panda_env.make, "take_lid_off_saucepan", 2, images=Images(size=32))
     here, there = make(), make(processes=True)
     assert here.spaces == there.spaces
     actions = random_actions(here, 12)
@@ -228,7 +229,7 @@ def test_pictures_are_restored_too_and_the_same_in_processes():
 @needs_pictures
 @EVERY_TASK
 def test_every_camera_shows_something(name):
-    task = panda_env.make(name, 1, observations="pixels")
+    task = panda_env.make(name, 1, images=Images())
     assert (task.spaces.state_dim, task.spaces.frame_stack) == (8, FRAME_STACK)
     assert task.spaces.pixels == (4, 3 * FRAME_STACK, 84, 84)
     obs = task.reset(0)
@@ -248,7 +249,7 @@ def test_every_camera_shows_something(name):
 @needs_pictures
 def test_the_target_can_be_told_from_the_distractors_in_front():
     rendering.rendering_backend()
-    env = PandaEnv("reach_target", cameras=("front",))
+    env = PandaEnv("reach_target", images=Images(("front",)))
     env.reset(seed=0)
     body, red = env.model.body("target").pos, []
     for position in ([0.45, -0.2, 0.1], [0.45, 0.2, 0.1]):
@@ -265,8 +266,8 @@ def test_the_target_can_be_told_from_the_distractors_in_front():
 
 @needs_pictures
 def test_cameras_and_size_are_chosen():
-    task = panda_env.make("reach_target", 1, observations="pixels", cameras=("wrist", "front"), image_size=48)
-    every = panda_env.make("reach_target", 1, observations="pixels", image_size=48, frame_stack=2)
+    task = panda_env.make("reach_target", 1, images=Images(("wrist", "front"), 48))
+    every = panda_env.make("reach_target", 1, images=Images(size=48, stack=2))
     assert task.spaces.pixels == (2, 3 * FRAME_STACK, 48, 48)
     assert every.spaces.pixels == (4, 6, 48, 48)
     some, all_views = task.reset(0)["pixels"], every.reset(0)["pixels"]
@@ -291,9 +292,11 @@ def test_states_are_filmed_where_asked_for():
     [
         (lambda: panda_env.make("reach_targt", 1), "^unknown task 'reach_targt': did you mean reach_target"),
         (lambda: panda_env.make("zzz", 1), "^unknown task 'zzz': MuJoCo has reach_target, push_button, "),
-        (lambda: panda_env.make("push_button", 1, cameras=("left",)), "^cameras: left asked for, expected"),
-        (lambda: panda_env.make("push_button", 1, cameras=()), "^cameras: no camera asked for"),
-        (lambda: PandaEnv("push_button", observations="image"), "^observations 'image', expected"),
+        (
+            lambda: panda_env.make("push_button", 1, images=Images(("left",))),
+            "^cameras: left asked for, expected",
+        ),
+        (lambda: panda_env.make("push_button", 1, images=Images(())), "^cameras: no camera asked for"),
     ],
 )
 def test_what_there_is_not_is_said_in_one_line(make, message):
@@ -306,7 +309,7 @@ def test_without_a_gl_library_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(rendering, "_works", lambda name: False)
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     with pytest.raises(UserError, match=r"^neither EGL nor OSMesa can draw frames here: .*libegl1"):
-        panda_env.make("reach_target", 1, observations="pixels")
+        panda_env.make("reach_target", 1, images=Images())
     panda_env.make("reach_target", 1).close()  # states need none
 
 

@@ -13,12 +13,13 @@ import torch
 import envs.rlbench.env as rlbench_env
 import envs.rlbench.process as rlbench_process
 from envs.rlbench.env import RLBenchEnv, collect_demonstrations, make
-from envs.rlbench.protocol import MAX_DELTA, ActionScale
+from envs.rlbench.protocol import MAX_DELTA, Images
 from envs.rlbench.simulator import InvalidAction, Simulator, check, missing
+from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
 from tests.helpers import rlbench_fakes
 
-SCALE = ActionScale(np.float32([-0.2] * 7 + [0]), np.float32([0.2] * 7 + [1]))
+RANGE = ActionRange(np.float32([-0.2] * 7 + [0]), np.float32([0.2] * 7 + [1]))
 STILL = np.zeros((1, 8), np.float32)
 FORWARD = np.ones((1, 8), np.float32)  # 0.2 rad, gripper open
 
@@ -51,8 +52,9 @@ def task(fake):
     """Makes tasks and closes them afterwards."""
     made = []
 
-    def build(name="reach_target", count=1, **options):
-        made.append(make(name, count, SCALE, **({"cameras": ("front", "wrist"), "image_size": 12} | options)))
+    def build(name="reach_target", count=1, cameras=("front", "wrist"), **options):
+        images = Images(cameras, 12) if cameras else None
+        made.append(make(name, count, RANGE, images=images, **options))
         return made[-1]
 
     yield build
@@ -69,7 +71,7 @@ def advance(task, action):
 
 
 def test_the_protocols_settings_reach_rlbench(fake):
-    Simulator("reach_target").close()
+    Simulator("reach_target", images=Images()).close()
     launched = json.loads((fake / "launched.json").read_text())
     assert launched == {
         "absolute_mode": False,
@@ -86,7 +88,7 @@ def test_the_protocols_settings_reach_rlbench(fake):
 def test_global_generators_are_left_alone_and_seeds_decide_the_episodes(fake):
     np.random.seed(5)  # noqa: NPY002
     random.seed(5)
-    simulator = Simulator("reach_target", cameras=(), task_state=True)
+    simulator = Simulator("reach_target", task_state=True)
     first = simulator.reset(seed=1)
     simulator.step(np.zeros(8))
     assert simulator.demonstration(seed=3).task_state.shape[1] == 3
@@ -103,7 +105,7 @@ def test_global_generators_are_left_alone_and_seeds_decide_the_episodes(fake):
 
 
 def test_global_generators_are_put_back_after_an_error(fake, events):
-    simulator = Simulator("reach_target", cameras=())
+    simulator = Simulator("reach_target")
     simulator.reset(seed=1)
     events(["step", 1, "invalid"])
     np.random.seed(7)  # noqa: NPY002
@@ -116,7 +118,7 @@ def test_global_generators_are_put_back_after_an_error(fake, events):
 
 @pytest.mark.parametrize("what", ["invalid", "inverse kinematics", "no path"])
 def test_actions_that_rlbench_refuses(fake, events, what):
-    simulator = Simulator("reach_target", cameras=())
+    simulator = Simulator("reach_target")
     simulator.reset(seed=1)
     events(["step", 1, what])
     with pytest.raises(InvalidAction):
@@ -128,7 +130,7 @@ def test_actions_that_rlbench_refuses(fake, events, what):
     ("name", "options", "parts"),
     [
         ("reach_targets", {}, ["reach_targets", "reach_target?"]),
-        ("reach_target", {"cameras": ("font",)}, ["'font'", "front"]),
+        ("reach_target", {"images": Images(("font",))}, ["'font'", "front"]),
         ("reach_target", {"variation": 18}, ["variation 18", "0 to 17"]),
     ],
 )
@@ -152,7 +154,7 @@ def test_everything_that_is_missing_is_named_in_one_line(monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError) as caught:
-        make("reach_target", 1, SCALE)
+        make("reach_target", 1, RANGE)
     message = str(caught.value)
     assert "\n" not in message
     for part in ("package rlbench", "PyRep", "COPPELIASIM_ROOT", "display", "xvfb-run", "--simulator mujoco"):
@@ -270,7 +272,7 @@ def test_the_protocols_time_limit(task):
 
 
 def test_the_gymnasium_interface(fake):
-    env = RLBenchEnv("open_drawer", SCALE, cameras=("front",), image_size=12, render_mode="rgb_array")
+    env = RLBenchEnv("open_drawer", RANGE, images=Images(("front",), 12), render_mode="rgb_array")
     try:
         obs, info = env.reset(seed=4)
         assert env.observation_space.contains(obs)
@@ -464,7 +466,7 @@ def test_live_demonstrations(fake, events):
     events(["demo", 2, "fast"], ["demo", 3, "segfault"])
     lines = []
     kept, too_fast = collect_demonstrations(
-        "reach_target", 3, seed=0, cameras=("wrist", "front"), image_size=12, report=lines.append
+        "reach_target", 3, seed=0, images=Images(("wrist", "front"), 12), report=lines.append
     )
     assert (len(kept), too_fast) == (3, 1)
     assert lines[-1] == "3 of 3 demonstrations, 1 too fast, 1 failed"
@@ -482,7 +484,7 @@ def test_live_demonstrations(fake, events):
 def test_demonstrations_that_always_fail_end_in_one_line(fake, events):
     events(["demo", "always", "simulator error"])
     with pytest.raises(UserError, match="makes no demonstrations"):
-        collect_demonstrations("reach_target", 1, seed=0, cameras=())
+        collect_demonstrations("reach_target", 1, seed=0, images=None)
 
 
 def test_warnings_become_rarer():
