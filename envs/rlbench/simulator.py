@@ -86,8 +86,8 @@ def check(*, pixels: bool = True) -> None:
     lacks = missing(pixels=pixels)
     if lacks:
         raise UserError(
-            f"RLBench cannot run here, it lacks {'; '.join(lacks)}. envs/rlbench/README.md says how to set it "
-            "up; --simulator mujoco needs none of it"
+            f"RLBench cannot run here, it lacks {'; '.join(lacks)}. envs/rlbench/README.md has the "
+            "set-up; --simulator mujoco needs none of it"
         )
 
 

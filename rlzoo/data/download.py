@@ -11,12 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import DownloadColumn, Progress
 
 from rlzoo.errors import UserError
 from rlzoo.run.files import atomic_path
-
-_BLOCK_BYTES = 1 << 20
 
 
 def cache_dir() -> Path:
@@ -36,8 +34,7 @@ def download(url: str, target: Path, *, check: Callable[[Path], None], timeout: 
         timeout: seconds without a single byte after which the server counts as gone.
 
     Raises:
-        UserError: no connection, an error from the server, a transfer that broke off, a failed check, a full
-            disk.
+        UserError: no connection, an error from the server, a broken transfer, a failed check, a full disk.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "rlzoo"})
     print(f"downloading {url} to {target}", file=sys.stderr)
@@ -46,14 +43,12 @@ def download(url: str, target: Path, *, check: Callable[[Path], None], timeout: 
     with response, atomic_path(target) as temporary:
         length = response.headers.get("Content-Length")
         total = int(length) if length is not None and length.isdecimal() else None
+        columns = (*Progress.get_default_columns(), DownloadColumn())
+        progress = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
         received = 0
-        with temporary.open("wb") as file, _progress() as progress:
+        with temporary.open("wb") as file, progress:
             bar = progress.add_task(target.name, total=total)
-            while True:
-                with _network_errors(url):
-                    block = response.read(_BLOCK_BYTES)
-                if not block:
-                    break
+            while block := _read(response, url):
                 file.write(block)
                 received += len(block)
                 progress.update(bar, completed=received)
@@ -66,6 +61,11 @@ def download(url: str, target: Path, *, check: Callable[[Path], None], timeout: 
             raise UserError(f"{url}: {str(error).removeprefix(f'{temporary}: ')}") from error
 
 
+def _read(response: http.client.HTTPResponse, url: str) -> bytes:
+    with _network_errors(url):
+        return response.read(1 << 20)
+
+
 @contextmanager
 def _network_errors(url: str) -> Iterator[None]:
     # Around the network calls alone: a full disk is an OSError as well, and `atomic_path` reports that.
@@ -74,14 +74,3 @@ def _network_errors(url: str) -> Iterator[None]:
     except (OSError, http.client.HTTPException, ValueError) as error:  # the last: an address that is none
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{url}: download failed ({reason})") from error
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    )

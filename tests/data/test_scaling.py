@@ -13,8 +13,9 @@ from experiments import train_d4rl as d4rl
 from experiments.presets import AGENTS
 from experiments.runner.launch import main
 from experiments.runner.policy import load_policy
+from rlzoo.actions import ActionRange
 from rlzoo.data.load import load_episodes
-from rlzoo.data.scaling import ActionScaling, ObservationScaling, Scaling
+from rlzoo.data.scaling import ObservationScaling, Scaling, action_range_of
 from rlzoo.data.write import write_d4rl
 from rlzoo.errors import UserError
 from rlzoo.run.checkpoint import load_checkpoint
@@ -31,7 +32,7 @@ def episode(action: np.ndarray) -> Episode:
 
 def test_the_actions_range_is_the_datas_and_a_twentieth_more_within_the_tasks() -> None:
     episodes = [episode(np.array([[-0.5, -1.0, 0.3], [0.1, 0.0, 0.3]])), episode(np.array([[0.5, 1.0, 0.3]]))]
-    scaling = ActionScaling.of(episodes)
+    scaling = action_range_of(episodes)
     np.testing.assert_allclose(scaling.low, [-0.55, -1, 0.2995], atol=1e-6)
     np.testing.assert_allclose(scaling.high, [0.55, 1, 0.3005], atol=1e-6)
 
@@ -39,23 +40,23 @@ def test_the_actions_range_is_the_datas_and_a_twentieth_more_within_the_tasks() 
 @pytest.mark.parametrize("bound", [-1.0, 1.0])
 def test_a_dimension_that_rests_at_a_bound_has_a_width(bound: float) -> None:
     action = np.full((3, 1), bound)
-    scaling = ActionScaling.of([episode(action)])
+    scaling = action_range_of([episode(action)])
     assert scaling.low < scaling.high
-    assert scaling.to_agent(action) == pytest.approx(bound)
-    assert np.abs(scaling.to_task(np.array([[-1.0], [1.0]]))).max() <= 1
+    assert scaling.to_unit(action) == pytest.approx(bound)
+    assert np.abs(scaling.from_unit(np.array([[-1.0], [1.0]]))).max() <= 1
 
 
 def test_actions_go_there_and_back() -> None:
     rng = np.random.default_rng(0)
     action = rng.uniform(-0.9, 0.4, (50, 4)).astype(np.float32)
-    scaling = ActionScaling.of([episode(action)])
-    ours = scaling.to_agent(action)
+    scaling = action_range_of([episode(action)])
+    ours = scaling.to_unit(action)
     assert ours.dtype == np.float32
     assert 0.85 < np.abs(ours).max() < 1  # a twentieth of the range on either side is the agent's own
-    np.testing.assert_allclose(scaling.to_task(ours), action, atol=1e-6)
+    np.testing.assert_allclose(scaling.from_unit(ours), action, atol=1e-6)
     beyond = np.full((1, 4), 7.0, np.float32)
-    np.testing.assert_allclose(scaling.to_task(beyond)[0], scaling.high, atol=1e-6)
-    np.testing.assert_array_equal(scaling.to_agent(beyond), np.ones((1, 4)))
+    np.testing.assert_allclose(scaling.from_unit(beyond)[0], scaling.high, atol=1e-6)
+    np.testing.assert_array_equal(scaling.to_unit(beyond), np.ones((1, 4)))
 
 
 class Recorder:
@@ -75,13 +76,13 @@ class Recorder:
 
 
 OBS = ObservationScaling(np.array([1, 1], np.float32), np.array([2, 4], np.float32))
-ACTION = ActionScaling(np.array([-0.2], np.float32), np.array([0.6], np.float32))
+ACTION = ActionRange(np.array([-0.2], np.float32), np.array([0.6], np.float32))
 
 
 @pytest.mark.parametrize("obs", [None, OBS])
 @pytest.mark.parametrize("action", [None, ACTION])
 def test_an_agent_sees_task_and_data_alike(
-    obs: ObservationScaling | None, action: ActionScaling | None
+    obs: ObservationScaling | None, action: ActionRange | None
 ) -> None:
     scaling = Scaling(obs, action)
     inner = Recorder()
@@ -161,7 +162,7 @@ def extreme(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AGENTS["arsq"].make, "act", act)
 
 
-def scaling_of(run: Rescaled, name: str = "latest.pt") -> tuple[ActionScaling, dict]:
+def scaling_of(run: Rescaled, name: str = "latest.pt") -> tuple[ActionRange, dict]:
     checkpoint = load_checkpoint(run.run_dir / "checkpoints" / name)
     scaling = Scaling.of_checkpoint(checkpoint)
     assert scaling.obs is not None
@@ -172,7 +173,7 @@ def scaling_of(run: Rescaled, name: str = "latest.pt") -> tuple[ActionScaling, d
 def test_a_runs_buffers_hold_the_agents_units(rescaled: Rescaled) -> None:
     scaling, checkpoint = scaling_of(rescaled)
     assert rescaled.reach < scaling.high.max() <= rescaled.reach * 1.11
-    expected = np.concatenate([scaling.to_agent(each.action) for each in rescaled.episodes])
+    expected = np.concatenate([scaling.to_unit(each.action) for each in rescaled.episodes])
     assert 0.9 < np.abs(expected).max() < 0.92
     # Besides the recorded actions a buffer holds a row for every episode's end, and online steps.
     for name in ("demos", "replay"):

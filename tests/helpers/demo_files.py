@@ -9,6 +9,7 @@ import pytest
 
 from rlzoo.data.load import load_episodes
 from rlzoo.errors import UserError
+from rlzoo.types import Episode
 
 DATA_DIR = Path(os.environ.get("RLZOO_DATA_DIR") or Path(__file__).resolve().parents[3] / "shared" / "data")
 
@@ -40,6 +41,34 @@ def counting_rows(steps: int, *, state_dim: int = 2, action_dim: int = 2) -> dic
         "timeouts": np.zeros(steps, bool),
         "next_observations": np.repeat(index[:, None] + 1, state_dim, axis=1),
     }
+
+
+def minari_rows(steps: int) -> dict:
+    """One episode in Minari's layout."""
+    rows = counting_rows(steps)
+    return {
+        "episode_0/observations": np.arange(2.0 * (steps + 1)).reshape(steps + 1, 2),
+        "episode_0/actions": rows["actions"],
+        "episode_0/rewards": rows["rewards"],
+        "episode_0/terminations": rows["terminals"],
+        "episode_0/truncations": rows["timeouts"],
+    }
+
+
+def adroit_record(steps: int) -> dict:
+    """One episode of an Adroit pickle."""
+    rows = counting_rows(steps)
+    return {
+        "observations": rows["observations"].astype(np.float64),
+        "actions": rows["actions"],
+        "rewards": rows["rewards"],
+        "init_state_dict": {"qpos": np.zeros(3)},
+    }
+
+
+def column(episode: Episode) -> list[float]:
+    """The first number of every observation."""
+    return episode.obs["state"][:, 0].tolist()
 
 
 def expect_one_line(path, *parts: str, **options) -> None:

@@ -1,0 +1,79 @@
+"""What is written is read, by us and by Minari."""
+
+import h5py
+import minari
+import numpy as np
+import pytest
+
+from rlzoo.actions import ActionRange
+from rlzoo.data.load import load_episodes
+from rlzoo.data.write import write_d4rl, write_minari
+from rlzoo.errors import UserError
+from rlzoo.types import Episode
+
+
+def make_episode(steps: int, *, terminated: bool, success: bool | None = None, seed: int = 0) -> Episode:
+    rng = np.random.default_rng(seed)
+    return Episode(
+        obs={"state": rng.standard_normal((steps + 1, 3), dtype=np.float32)},
+        action=rng.uniform(-1, 1, (steps, 2)).astype(np.float32),
+        reward=rng.standard_normal(steps, dtype=np.float32),
+        terminated=terminated,
+        success=success,
+    )
+
+
+def assert_same(first: list[Episode], second: list[Episode], *, exact_actions: bool = True) -> None:
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one.obs["state"], other.obs["state"])
+        np.testing.assert_allclose(one.action, other.action, atol=0 if exact_actions else 1e-6)
+        np.testing.assert_array_equal(one.reward, other.reward)
+        assert (one.terminated, one.success) == (other.terminated, other.success)
+
+
+def test_d4rl_round_trip(tmp_path):
+    episodes = [
+        make_episode(4, terminated=True, success=True, seed=1),
+        make_episode(1, terminated=False, success=False, seed=2),
+        make_episode(7, terminated=False, success=True, seed=3),
+    ]
+    path = tmp_path / "folder" / "a.hdf5"
+    write_d4rl(path, episodes, {"env_id": "Hopper-v4", "seed": 3})
+    assert_same(episodes, load_episodes(path, state_dim=3, action_dim=2))
+    with h5py.File(path) as file:
+        assert file["metadata/env_id"][()] == b"Hopper-v4"
+        assert file["timeouts"][()].nonzero()[0].tolist() == [4, 11]
+        assert file["terminals"][()].nonzero()[0].tolist() == [3]
+    bounds = ActionRange(np.float32([-0.4, 0]), np.float32([0.4, 3]))
+    write_d4rl(path, episodes, {}, action_range=bounds)
+    with h5py.File(path) as file:
+        assert file["actions"][:, 0].max() <= 0.4
+        assert file["actions"][:, 1].min() >= 0
+    assert_same(episodes, load_episodes(path, action_range=bounds), exact_actions=False)
+    assert [p.name for p in path.parent.iterdir()] == ["a.hdf5"]
+
+
+def test_minari_round_trip_and_reading_by_minari(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    episodes = [
+        make_episode(4, terminated=True, success=True, seed=1),
+        make_episode(2, terminated=False, success=False, seed=2),
+    ]
+    folder = write_minari("ours/toy/small-v0", episodes, author={"us"}, algorithm_name="hand")
+    for source in ("ours/toy/small-v0", folder, folder / "data", folder / "data" / "main_data.hdf5"):
+        assert_same(episodes, load_episodes(source, state_dim=3, action_dim=2))
+
+    dataset = minari.load_dataset("ours/toy/small-v0")
+    assert (dataset.total_episodes, dataset.total_steps) == (2, 6)
+    first = dataset[0]
+    np.testing.assert_array_equal(first.observations, episodes[0].obs["state"])
+    np.testing.assert_array_equal(first.actions, episodes[0].action)
+    assert first.terminations.tolist() == [False, False, False, True]
+    assert dataset[1].truncations.tolist() == [False, True]
+    assert dataset.spec.action_space.shape == (2,)
+
+    with pytest.raises(UserError, match="exists already"):
+        write_minari("ours/toy/small-v0", episodes)
+    with pytest.raises(UserError, match="not a Minari name"):
+        write_minari("ours toy!", episodes)
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["small-v0"]
