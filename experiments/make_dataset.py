@@ -23,13 +23,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from rlzoo.data.episodes import summary
 from rlzoo.run.machine import resolve_device
 
 from experiments.runner.policy import Policy, load_policy, read_run
 from experiments.runner.suite import Suite
 from experiments.train_d4rl import D4RLSuite
 from experiments.train_mujoco import MujocoSuite
+from rlzoo.data.episodes import summary
 from rlzoo.data.scaling import Scaling
 from rlzoo.data.write import check_minari_name, write_d4rl, write_minari
 from rlzoo.errors import UserError

@@ -14,7 +14,7 @@ HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 PAGES = [
     page
-    for folder in ("*.md", "algos/*.md", "results/*.md", "results/*/*.md")
+    for folder in ("*.md", "algos/*.md", "docs/*.md", "envs/*/*.md", "results/*.md", "results/*/*.md")
     for page in sorted(REPOSITORY.glob(folder))
 ]
 

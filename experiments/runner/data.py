@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rlzoo.data.episodes import observation_statistics, select_episodes, summary
 
+from rlzoo.data.episodes import observation_statistics, select_episodes, summary
 from rlzoo.data.scaling import ObservationScaling, Scaling, action_range_of
 from rlzoo.errors import UserError
 from rlzoo.replay import ReplayBuffer

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rlzoo.data.episodes import discounted_returns
 from rlzoo.run.machine import keep_freed_memory
 from rlzoo.run.signals import StopSignal
 
@@ -32,6 +31,7 @@ from experiments.runner.experiment import (
 )
 from experiments.runner.suite import Suite
 from rlzoo.agent import Learning
+from rlzoo.data.episodes import discounted_returns
 from rlzoo.data.scaling import Scaling
 from rlzoo.errors import UserError
 from rlzoo.evaluate import EVALUATION_TAGS

@@ -20,7 +20,6 @@ import pytest
 import torch
 import yaml
 from matplotlib.axes import Axes
-from rlzoo.data.episodes import discounted_returns, observation_statistics
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from algos import AGENTS
@@ -52,6 +51,7 @@ from experiments.suites import SUITES
 from experiments.train_d4rl import D4RLSuite
 from experiments.train_mujoco import MujocoSuite
 from rlzoo.agent import Learning
+from rlzoo.data.episodes import discounted_returns, observation_statistics
 from rlzoo.data.load import load_episodes
 from rlzoo.data.write import write_d4rl
 from rlzoo.errors import UserError

@@ -154,7 +154,7 @@ def test_everything_that_is_missing_is_named_in_one_line(monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError) as caught:
-        make("reach_target", 1, RANGE)
+        make("reach_target", 1, RANGE, images=Images())
     message = str(caught.value)
     assert "\n" not in message
     for part in ("package rlbench", "PyRep", "COPPELIASIM_ROOT", "display", "xvfb-run", "--simulator mujoco"):
