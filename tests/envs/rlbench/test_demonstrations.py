@@ -338,7 +338,7 @@ def test_a_camera_that_was_not_recorded(dataset):
         (lambda folder: ((folder / "1.png").unlink(), (folder / "1.png").mkdir()), ["1.png", "unreadable"]),
     ],
 )
-def test_missing_and_unreadable_frames(dataset, change, parts, threads, cache):
+def test_missing_and_unreadable_frames(dataset, change, parts, cache):
     change(episode_of(dataset) / "wrist_rgb")
     expect_one_line(dataset, "episode0/wrist_rgb", *parts)
     assert not list(cache.glob("*"))  # nothing of it was kept
