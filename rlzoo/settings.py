@@ -49,7 +49,7 @@ class Settings:
             except ValidationError as error:
                 message = error.errors()[0]["msg"]
                 expected = message.removeprefix("Input should be ").removeprefix("Value error, ")
-                shown = " to ".join(map(str, value)) if isinstance(value, tuple) else value
+                shown = " to ".join(f"{entry:g}" for entry in value) if isinstance(value, tuple) else value
                 raise UserError(f"{self.flag(name)} is {shown}, expected {expected}") from error
 
     @classmethod

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from algos.arsq import ARSQ, ARSQConfig
 from envs.rlbench.protocol import ACTION_DIM, CAMERAS, FRAME_STACK, IMAGE_SIZE, TIME_LIMITS
-from experiments.presets import rlbench_preset
+from experiments.presets import rlbench as presets
 from rlzoo.errors import UserError
 from rlzoo.replay import FrameStacker, ReplayBuffer, bytes_per_row, concatenate
 from rlzoo.types import Batch, Episode, Spaces
@@ -296,7 +296,7 @@ def test_the_newest_episode_comes_back_whole(spaces: Spaces, terminated: bool) -
 
 def test_rlbench_s_buffers_take_less_than_5_gb() -> None:
     """30,250 steps, 100 demonstrations in the replay and beside it, and what joins them: four cameras."""
-    preset = rlbench_preset("arsq", "reach_target")
+    preset = presets.preset("paper", "arsq", "reach_target", pixels=True)
     assert preset["buffer_capacity"] > preset["steps"]
     shape = (len(CAMERAS), 3 * FRAME_STACK, IMAGE_SIZE, IMAGE_SIZE)
     row = bytes_per_row(Spaces(8, ACTION_DIM, pixels=shape, frame_stack=FRAME_STACK))

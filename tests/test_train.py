@@ -18,20 +18,11 @@ from rlzoo.errors import UserError
 from rlzoo.evaluate import EVALUATION_TAGS, Evaluation
 from rlzoo.replay import ReplayBuffer
 from rlzoo.run.checkpoint import load_checkpoint
-from rlzoo.run.cli import StopSignal
 from rlzoo.run.logger import Logger
 from rlzoo.run.progress import Progress
-from rlzoo.train import (
-    BEST_POLICY,
-    BUFFERS,
-    CHECKPOINT,
-    EVALUATION,
-    WARMUP,
-    TrainConfig,
-    Trainer,
-    derived_seed,
-    evaluation_seed,
-)
+from rlzoo.run.signals import StopSignal
+from rlzoo.seeding import BUFFERS, EVALUATION, WARMUP, derived_seed
+from rlzoo.train import BEST_POLICY, CHECKPOINT, TrainConfig, Trainer
 from rlzoo.types import Array, Batch, Episode, FloatArray, Spaces, Step
 
 CPU = torch.device("cpu")
@@ -192,8 +183,10 @@ def test_evaluations_have_seeds_of_their_own(tmp_path: Path) -> None:
     trainer = make_trainer()
     train(trainer, tmp_path)
     assert isinstance(trainer.eval_task, Corridor)
-    assert trainer.eval_task.seeds == [evaluation_seed(5, 100), evaluation_seed(5, 200)]
-    assert len({evaluation_seed(seed, step) for seed in range(9) for step in range(0, 900, 100)}) == 81
+    assert trainer.eval_task.seeds == [derived_seed(5, EVALUATION, 100), derived_seed(5, EVALUATION, 200)]
+    assert (
+        len({derived_seed(seed, EVALUATION, step) for seed in range(9) for step in range(0, 900, 100)}) == 81
+    )
 
 
 def test_offline_updates_come_first_and_count_as_steps(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from algos import AGENTS
+from envs.d4rl import env as d4rl_env
 from experiments import evaluate, make_dataset
-from experiments import train_d4rl as d4rl
-from experiments.presets import AGENTS
 from experiments.runner.launch import main
 from experiments.runner.policy import load_policy
+from experiments.train_d4rl import D4RLSuite
 from rlzoo.actions import ActionRange
 from rlzoo.data.load import load_episodes
 from rlzoo.data.scaling import ObservationScaling, Scaling, action_range_of
@@ -131,7 +132,7 @@ def rescaled(tmp_path_factory: pytest.TempPathFactory) -> Rescaled:
     flags += ["--offline-steps", "4", "--steps", "30", "--eval-every", "10", "--eval-episodes", "2"]
     flags += ["--batch-size", "8", "--agent.hidden", "8", "--agent.bins", "5", "--buffer-capacity", "100"]
     flags += ["--device", "cpu", "--runs-dir", str(folder / "runs")]
-    assert main(d4rl.BENCHMARK, ["arsq", *flags]) == 0
+    assert main(D4RLSuite, ["arsq", *flags]) == 0
     (info,) = folder.rglob("run.json")
     return Rescaled(info.parent, episodes, max(float(np.abs(each.action).max()) for each in episodes))
 
@@ -140,7 +141,7 @@ def rescaled(tmp_path_factory: pytest.TempPathFactory) -> Rescaled:
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """What simulators are sent."""
     actions: list[np.ndarray] = []
-    make = d4rl.d4rl_env.make
+    make = d4rl_env.make
 
     def recording(*args, **kwargs):  # type: ignore[no-untyped-def]
         task = make(*args, **kwargs)
@@ -148,7 +149,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
         task.send = lambda action: (actions.append(action.copy()), send(action))
         return task
 
-    monkeypatch.setattr(d4rl.d4rl_env, "make", recording)
+    monkeypatch.setattr(d4rl_env, "make", recording)
     return actions
 
 
@@ -159,7 +160,7 @@ def extreme(monkeypatch: pytest.MonkeyPatch) -> None:
     def act(self, obs, *, deterministic):  # type: ignore[no-untyped-def]
         return torch.tensor([[-1.0, 1.0, -1.0]]).expand(len(obs["state"]), -1)
 
-    monkeypatch.setattr(AGENTS["arsq"].make, "act", act)
+    monkeypatch.setattr(AGENTS["arsq"], "act", act)
 
 
 def scaling_of(run: Rescaled, name: str = "latest.pt") -> tuple[ActionRange, dict]:
@@ -197,7 +198,7 @@ def test_a_rescaled_run_acts_in_the_tasks_units(
             np.testing.assert_allclose(action, np.tile(bounds, (len(action), 1)), atol=1e-6)
         sent.clear()
 
-    assert main(d4rl.BENCHMARK, ["--resume", str(copied), "--steps", "50"]) == 0
+    assert main(D4RLSuite, ["--resume", str(copied), "--steps", "50"]) == 0
     check()
     for checkpoint in ("latest", "best"):
         flags = ["evaluate.py", str(copied), "--episodes", "1", "--checkpoint", checkpoint]

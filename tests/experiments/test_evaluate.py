@@ -199,4 +199,4 @@ def test_a_greedy_rule_needs_codes(hopper_run: Path, reacher_run: Path) -> None:
         with pytest.raises(UserError, match="is not auto-regressive"):
             evaluate.play(evaluate.Request(run_dir, greedy="median"))
     with pytest.raises(UserError, match="exclude each other"):
-        evaluate.Settings(hopper_run, greedy="median", sampled=True)
+        evaluate.Request(hopper_run, greedy="median", sampled=True)

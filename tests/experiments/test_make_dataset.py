@@ -158,7 +158,7 @@ def test_a_replay_that_has_lost_its_beginning_says_so(
     ],
 )
 def test_minari_can_make_again_what_is_gymnasiums_alone(task: str, env_id: str | None) -> None:
-    assert make_dataset.gymnasium_id(task) == env_id
+    assert make_dataset.suite_of(task).gymnasium_id(task) == env_id
 
 
 def test_medium_expert_is_half_of_each_and_written_in_both_formats(
@@ -241,7 +241,10 @@ def test_nothing_is_recorded_in_vain(run_dir: Path, tmp_path: Path, monkeypatch:
         (["expert", "--output", "x"], "expert needs --expert"),
         (["medium-expert", "--output", "x"], "needs --medium and --expert"),
         (["random", "--task", TASK], "nothing to write"),
-        (["random", "--task", TASK, "--output", "x", "--seed", "-1"], "--seed is -1, expected 0 to"),
+        (
+            ["random", "--task", TASK, "--output", "x", "--seed", "-1"],
+            "--seed is -1, expected greater",
+        ),
         (["random", "--task", TASK, "--output", "x", "--seed", str(2**63)], "--seed is 9"),
         (["merged", "--task", TASK, "--output", "x"], "merged needs --datasets"),
         (["random", "--task", TASK, "--output", "x", "--datasets", "y"], "random has no use for --datasets"),

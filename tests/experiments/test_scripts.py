@@ -300,7 +300,7 @@ def test_cqns_atoms_have_to_reach_what_a_door_that_stays_open_is_worth() -> None
     states, actions = {"state": np.zeros((51, 39), np.float32)}, np.zeros((50, 28), np.float32)
     episode = Episode(states, actions, np.full(50, 20, np.float32), terminated=False)
     preset = default_experiment(D4RLSuite(), "cqn", "door-human-v1")
-    learning = Learning(256, 128, 0.5, lambda: discounted_returns([episode], preset.train.discount))
+    learning = Learning(256, True, 128, 0.5, lambda: discounted_returns([episode], preset.train.discount))
     for v_max, warns in ((preset.agent.v_max, False), (1_900.0, False), (1_500.0, True)):
         said = dataclasses.replace(preset.agent, v_max=v_max).remarks(learning)
         assert any("2,000.0, CQN's atoms" in line for line in said) == warns
