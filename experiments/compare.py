@@ -30,8 +30,8 @@ import numpy as np
 import tyro
 import yaml
 
-from algos import AGENTS
-from experiments.runner.experiment import Experiment
+from experiments.presets import AGENTS
+from experiments.runner.launch import Experiment
 from rlzoo.errors import UserError
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import atomic_path, atomic_write
@@ -40,7 +40,7 @@ from rlzoo.run.logger import METRICS_FILE
 from rlzoo.train import TrainConfig
 
 # Settings that make a run longer, faster or better documented, but no other experiment.
-INCIDENTAL = {"script", "suite", "preset", "config", "seed", "device", "threads", "video", "runs_dir"}
+INCIDENTAL = {"script", "seed", "device", "threads", "video", "runs_dir"}
 INCIDENTAL |= {"train.steps", "train.processes", "train.capture", "train.eval_every", "train.eval_episodes"}
 INCIDENTAL |= {"train.log_every", "train.checkpoint_every"}
 # What this script writes, and reads back.
@@ -103,7 +103,7 @@ def read_run(folder: Path) -> Run:
         with (folder / METRICS_FILE).open() as file:
             evaluations, training_s = read_curves(csv.DictReader(file))
         agent = config["agent_name"]
-        settings = comparable(agent, flatten_config({k: v for k, v in config.items() if k != "resolved"}))
+        settings = comparable(agent, flatten_config(config))
         seed = int(config["seed"])
         return Run(folder.name, config["task"], agent, agent, seed, info, settings, evaluations, training_s)
     except (OSError, csv.Error, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
@@ -168,7 +168,7 @@ def defaults(agent: str) -> dict[str, Any]:
     """Today's defaults, by flat name: what runs from before a setting did, as a new one changes nothing."""
     if agent not in AGENTS:
         return {}
-    return flatten_config(plain(Experiment(AGENTS[agent].Config(), "", TrainConfig())))
+    return flatten_config(plain(Experiment("", AGENTS[agent].config(), TrainConfig())))
 
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
