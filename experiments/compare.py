@@ -1,17 +1,16 @@
-"""Gather finished runs into something to commit: curves, a table and a plot, with their commands.
+"""Gather finished runs into data to keep, a table and learning curves, or make the pages of results/.
 
 python experiments/compare.py results/mine results/runs/mujoco/HalfCheetah-v5 results/runs/mujoco/Hopper-v5
+python experiments/compare.py results/mine RUNS_A RUNS_B --label "ARSQ" --label "ARSQ, 5 bins"
+python experiments/compare.py --pages results/pages.yaml
 
-Runs whose settings differ are told apart by them, so a sweep is compared like any other set; what more
-than half of an agent's experiments on a task share is named once, below the table.
-`--minutes M` adds what each had reached after M minutes of training, to compare at equal wall-clock time.
+The first two write into results/mine: `curves.csv` (every evaluation of every seed, and the seconds of
+training), `runs.json` (each run's settings, command, commit, versions and hardware), `curves.png` and
+`README.md`, which shows the table and the curves. Such a folder can itself be given among the runs, so that
+seeds join published ones whose run folders are gone. Runs whose settings differ are never averaged: each set
+of settings is a row of its own, and what differs is printed.
 
-Writes into the first folder: `curves.csv` (every evaluation of every seed, and the seconds of training),
-`runs.json` (each run's settings, command, commit, versions and hardware), `README.md` (the table) and one
-plot per task. Such a folder can itself be given among the runs, so that a seed joins published ones whose run
-folders are gone:
-
-python experiments/compare.py results/mine results/mine results/runs/mujoco/Hopper-v5
+The last makes the pages that the YAML file describes, from the published folders that it names.
 """
 
 from __future__ import annotations
@@ -19,36 +18,45 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 import statistics
 import textwrap
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import tyro
 import yaml
 
-from experiments.presets import AGENTS
-from experiments.runner.launch import Experiment
+from algos import AGENTS
+from experiments.runner.experiment import Experiment
 from rlzoo.errors import UserError
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import atomic_path, atomic_write
 from rlzoo.run.folder import CONFIG_FILE, INFO_FILE, flatten_config, plain
 from rlzoo.run.logger import METRICS_FILE
-from rlzoo.train import TrainConfig
 
 # Settings that make a run longer, faster or better documented, but no other experiment.
-INCIDENTAL = {"script", "seed", "device", "threads", "video", "runs_dir"}
+INCIDENTAL = {"script", "seed", "device", "threads", "video", "runs_dir", "preset"}
 INCIDENTAL |= {"train.steps", "train.processes", "train.capture", "train.eval_every", "train.eval_episodes"}
 INCIDENTAL |= {"train.log_every", "train.checkpoint_every"}
-# What this script writes, and reads back.
 CURVES_FILE, RUNS_FILE = "curves.csv", "runs.json"
-TIME_TAG = "time/training_s"
+RETURN, TIME_TAG = "eval/return", "time/training_s"
+SCORES = {RETURN: "return", "eval/normalized_score": "normalised score", "eval/success": "success"}
 # DSAC-T's paper counts a run's final return as the mean of its last tenth of evaluations.
 FINAL_SHARE = 0.1
-LEGEND_LINE = 0.15  # inches that a line of the plot's legend takes
+NOTE = (
+    "Final: the mean over the last tenth of a run's evaluations; best: its highest evaluation; ±: sample "
+    "standard deviation over seeds. Thin lines are seeds, thick ones their mean."
+)
+# An agent has one colour in every plot; what else is shown of it differs by the style of the line.
+COLORS = {"arsq": "#d55e00", "bc": "#0072b2", "cqn": "#009e73"}
+COLORS |= {"dsac-t": "#cc79a7", "sac": "#e69f00", "td3": "#56b4e9"}
+LINE_STYLES = ("solid", "dashed", "dotted", "dashdot")
+DATA_STYLE = {"color": "#666666", "linestyle": (0, (1, 2)), "linewidth": 1.5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +64,11 @@ class Run:
     """One run as read from its folder, or from where it was published.
 
     Attributes:
-        name: of its folder, s<seed>-<time>.
-        label: the agent, and the settings by which its runs differ, except where they are as in most.
-        settings: by flat name, without the incidental ones.
-        evaluations: a step's eval/* values.
+        name: its folder's, s<seed>-<time>.
+        label: given by hand, else the agent's name.
+        info: run.json: command, commit, versions, hardware.
+        settings: by flat name, without the incidental ones; those that are None are left out.
+        evaluations: the eval/* values by step.
         training_s: seconds of training by step, evaluations left out; empty where it was not logged.
     """
 
@@ -89,33 +98,42 @@ class Run:
         return known[-1] if known else None
 
 
-def read_run(folder: Path) -> Run:
-    """Read a run folder.
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The seeds of one experiment: a row of a table and a colour of a plot."""
 
-    Raises:
-        UserError: if a file is missing or damaged.
-    """
+    label: str
+    runs: list[Run]
+    paper: str = ""  # what the paper reports
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """The experiments on one task, which share a plot."""
+
+    title: str
+    groups: list[Group]
+    score: str = RETURN
+    score_name: str = SCORES[RETURN]
+    steps: str = "environment steps (offline: updates)"
+    data: float | None = None  # score of the recorded data that the agents learn from
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder. A `UserError` says which file is missing or damaged."""
     try:
         config = yaml.safe_load((folder / CONFIG_FILE).read_text())
-        info = json.loads((folder / INFO_FILE).read_text())
-        if not isinstance(info, dict):
-            raise ValueError(f"{INFO_FILE} holds no settings by name")
+        entry = {"run": folder.name, "agent": config["agent_name"], "label": config["agent_name"]}
+        entry |= {"task": config["task"], "seed": config["seed"], "settings": flatten_config(config)}
+        entry["info"] = json.loads((folder / INFO_FILE).read_text())
         with (folder / METRICS_FILE).open() as file:
-            evaluations, training_s = read_curves(csv.DictReader(file))
-        agent = config["agent_name"]
-        settings = comparable(agent, flatten_config(config))
-        seed = int(config["seed"])
-        return Run(folder.name, config["task"], agent, agent, seed, info, settings, evaluations, training_s)
+            return make_run(entry, csv.DictReader(file))
     except (OSError, csv.Error, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not a complete run folder: {error}") from error
 
 
-def read_curves(rows: Iterable[dict[str, str]]) -> tuple[dict[int, dict[str, float]], dict[int, float]]:
-    """A run's evaluations and its seconds of training, both by step, from rows of step, tag and value.
-
-    Raises:
-        ValueError, KeyError, TypeError: if a row is not of this form.
-    """
+def make_run(entry: dict[str, Any], rows: Iterable[dict[str, str]]) -> Run:
+    """A run from its entry in `runs.json`, and its evaluations and times from rows of step, tag and value."""
     evaluations: dict[int, dict[str, float]] = defaultdict(dict)
     training_s = {}
     for row in rows:
@@ -124,319 +142,349 @@ def read_curves(rows: Iterable[dict[str, str]]) -> tuple[dict[int, dict[str, flo
             evaluations[int(row["step"])][row["tag"]] = float(row["value"])
         elif row["tag"] == TIME_TAG and row["value"]:
             training_s[int(row["step"])] = float(row["value"])
-    return dict(evaluations), training_s
+    name, task, agent, label = (entry[key] for key in ("run", "task", "agent", "label"))
+    info, settings = dict(entry["info"]), comparable(agent, entry["settings"])
+    return Run(name, task, agent, label, int(entry["seed"]), info, settings, dict(evaluations), training_s)
+
+
+def comparable(agent: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that seeds of one experiment share. Those that came after a run have their defaults, which
+    change nothing; the block `resolved` only says what automatic settings came to."""
+    defaults = plain(Experiment(AGENTS[agent].Config(), "")) if agent in AGENTS else {}
+    known = {**flatten_config(defaults), **settings}
+    return {key: known[key] for key in known if key not in INCIDENTAL and not key.startswith("resolved.")}
 
 
 def read_published(folder: Path) -> list[Run]:
-    """The runs that an earlier call of this script published in a folder.
-
-    Raises:
-        UserError: if a file is missing or damaged, both do not belong together, or they are from before
-            settings were published too.
-    """
+    """The runs that an earlier call of this script published in a folder. A `UserError` says which file is
+    missing or damaged, or that the two do not belong together."""
     try:
-        published: list[dict[str, Any]] = list(json.loads((folder / RUNS_FILE).read_text()).values())
-        if any("settings" not in entry for entry in published):
-            raise ValueError("it is from before settings were published; give the folders of its runs")
-        rows: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
+        published: dict[str, dict[str, Any]] = json.loads((folder / RUNS_FILE).read_text())
+        rows: dict[str, list[dict[str, str]]] = defaultdict(list)
         with (folder / CURVES_FILE).open() as file:
             for row in csv.DictReader(file):
                 if None in row or not all(row.values()):
                     raise ValueError(f"a line of {CURVES_FILE} is not whole")
-                rows[row["task"], row["agent"], row["run"]].append(row)
-        if rows.keys() != {(entry["task"], entry["label"], entry["run"]) for entry in published}:
+                rows[f"{row['task']}/{row['agent']}/{row['run']}"].append(row)
+        if rows.keys() != published.keys():
             raise ValueError(f"{CURVES_FILE} and {RUNS_FILE} do not hold the same runs")
-        return [_published_run(entry, rows) for entry in published]
+        return [make_run(entry, rows[key]) for key, entry in published.items()]
     except (OSError, csv.Error, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"the published runs in {folder} cannot be read back: {reason}") from error
 
 
-def _published_run(entry: dict[str, Any], rows: dict[tuple[str, ...], list[dict[str, str]]]) -> Run:
-    task, agent, name = entry["task"], entry["agent"], entry["run"]
-    settings = comparable(agent, entry["settings"])
-    curves = read_curves(rows[task, entry["label"], name])
-    return Run(name, task, agent, agent, int(entry["seed"]), dict(entry["info"]), settings, *curves)
+def find_runs(folders: Sequence[Path], labels: Sequence[str] = ()) -> list[Run]:
+    """All runs with an evaluation: those whose folders lie below the given ones, and those published in the
+    given ones themselves. One that is found twice counts once, as far as it got.
 
-
-def comparable(agent: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that make a run another experiment, those that it did not know yet at their defaults."""
-    return {key: value for key, value in {**defaults(agent), **settings}.items() if key not in INCIDENTAL}
-
-
-def defaults(agent: str) -> dict[str, Any]:
-    """Today's defaults, by flat name: what runs from before a setting did, as a new one changes nothing."""
-    if agent not in AGENTS:
-        return {}
-    return flatten_config(plain(Experiment("", AGENTS[agent].config(), TrainConfig())))
-
-
-def find_runs(folders: Iterable[Path]) -> list[Run]:
-    """All runs, by task, agent and seed: those whose folders lie below the given ones, and those published
-    in the given ones themselves. Runs without an evaluation are left out.
-
-    A run that is found twice, as in its own folder and published, counts once, as far as it got.
-
-    Raises:
-        UserError: if a folder holds no run with an evaluation, or one that cannot be read.
+    Args:
+        folders: where to look; one without runs is refused by a `UserError`.
+        labels: what to call the runs of each folder; none: by their agents, or as they were published.
     """
     distinct: dict[tuple[str, ...], Run] = {}
-    for folder in folders:
+    for index, folder in enumerate(folders):
         found = read_published(folder) if (folder / RUNS_FILE).is_file() else []
         found += map(read_run, sorted(path.parent for path in folder.rglob(INFO_FILE)))
-        found = [run for run in found if run.curve("eval/return")]
+        found = [run for run in found if run.curve(RETURN)]
         if not found:
             raise UserError(f"no run with an evaluation in {folder}")
         for run in found:
             # Runs that began in the same second, in different places, have the same name.
-            key = (run.task, run.agent, run.name, str(sorted(run.settings.items())))
+            key = (*experiment(run), run.name)
             if key not in distinct or max(run.evaluations) > max(distinct[key].evaluations):
-                distinct[key] = run
-    return sorted(tell_apart(distinct.values()), key=lambda run: (run.task, run.label, run.seed))
+                label = labels[index] if labels else run.label
+                distinct[key] = dataclasses.replace(run, label=label)
+    return sorted(distinct.values(), key=lambda run: (run.task, run.label, run.seed))
 
 
-def tell_apart(runs: Collection[Run]) -> list[Run]:
-    """The runs with labels that name the settings in which those of one agent on one task differ.
+def experiment(run: Run) -> tuple[str, str, str]:
+    """What the seeds of one experiment have in common: task, agent and settings."""
+    return run.task, run.agent, str(sorted(run.settings.items()))
 
-    A value that more than half of the experiments share is left out, see `usual_values`.
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """The settings in which runs differ."""
+    keys = sorted({key for run in runs for key in run.settings})
+    return [key for key in keys if len({str(run.settings.get(key)) for run in runs}) > 1]
+
+
+def group(runs: Sequence[Run]) -> tuple[dict[str, list[Group]], list[str]]:
+    """The seeds of each experiment, by task; and what tells experiments of one label apart, in lines.
+
+    A label that one run of an experiment was given holds for its other runs too. Of several experiments
+    with one label the oldest has the label itself, the next one "(2)" behind it, and so on.
     """
-    labelled = []
-    for members in by_agent(runs).values():
-        differing = differing_settings(members)
-        usual, names = usual_values(members, differing), setting_names(differing)
-        for run in members:
-            parts = [run.agent]
-            for key, shown in differing.items():
-                value = shown[str(run.settings.get(key))]
-                if usual.get(key) != value:
-                    parts.append(f"{names[key]}={value}")
-            labelled.append(dataclasses.replace(run, label=" ".join(parts)))
-    return labelled
-
-
-def differing_settings(members: Collection[Run]) -> dict[str, dict[str, str]]:
-    """The settings, by flat name, in which runs of one agent on one task differ: how each value is shown."""
-    keys = sorted({key for run in members for key in run.settings})
-    # One that is None is left out of the settings.
-    values = {key: [str(run.settings.get(key)) for run in members] for key in keys}
-    return {key: shortest_names(each) for key, each in values.items() if len(set(each)) > 1}
-
-
-def usual_values(members: Collection[Run], differing: dict[str, dict[str, str]]) -> dict[str, str]:
-    """Of the settings in which runs of one agent on one task differ, as shown: the values that more than half
-    of their experiments share. The seeds of an experiment count once, so that one more changes no label."""
-    experiments = {
-        tuple(shown[str(run.settings.get(key))] for key, shown in differing.items()) for run in members
-    }
-    usual = {}
-    for index, key in enumerate(differing):
-        value, count = Counter(values[index] for values in experiments).most_common(1)[0]
-        if 2 * count > len(experiments):
-            usual[key] = value
-    return usual
-
-
-def setting_names(keys: Collection[str]) -> dict[str, str]:
-    """Flat names without the sections that they are in, unless that leaves two alike."""
-    short = {key: key.rpartition(".")[2] for key in keys}
-    counts = Counter(short.values())
-    return {key: name if counts[name] == 1 else key for key, name in short.items()}
-
-
-def unnamed_settings(runs: Iterable[Run]) -> list[str]:
-    """What labels leave out, a line for each agent and task of which they leave something out."""
+    given = {experiment(run): run.label for run in runs if run.label != run.agent}
+    alike: dict[tuple[str, str], dict[tuple[str, ...], list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run in sorted(runs, key=lambda run: (run.name.partition("-")[2], run.name)):
+        label = given.get(experiment(run), run.label) if run.label == run.agent else run.label
+        alike[run.task, label][experiment(run)].append(dataclasses.replace(run, label=label))
+    groups: dict[str, list[Group]] = defaultdict(list)
     lines = []
-    for (task, agent), members in by_agent(runs).items():
-        differing = differing_settings(members)
-        names, usual = setting_names(differing), usual_values(members, differing)
-        if usual:
-            shown = ", ".join(f"{names[key]}={value}" for key, value in usual.items())
-            lines.append(f"{agent} on {task}, unless named: {shown}.")
-    return lines
+    for (task, label), experiments in sorted(alike.items()):
+        keys = differing([run for members in experiments.values() for run in members])
+        for index, members in enumerate(experiments.values()):
+            shown = f"{label} ({index + 1})" if index else label
+            groups[task].append(Group(shown, sorted(members, key=lambda run: (run.seed, run.name))))
+            values = ", ".join(f"{key}={members[0].settings.get(key)}" for key in keys)
+            lines += [f"{task}, {shown}: {values}"] if keys else []
+    return dict(groups), lines
 
 
-def by_agent(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
-    """The runs of the same agent on the same task together, whatever their settings."""
-    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[run.task, run.agent].append(run)
-    return dict(groups)
-
-
-def group(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Seeds of the same experiment together."""
-    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[run.task, run.label].append(run)
-    return dict(groups)
-
-
-def shortest_names(values: list[str]) -> dict[str, str]:
-    """For each value its shortest tail of path components by which it differs from the others."""
-    parts = {value: Path(value).parts for value in values}
-    for count in range(1, max(map(len, parts.values())) + 1):
-        names = {value: "/".join(each[-count:]) for value, each in parts.items()}
-        if len(set(names.values())) == len(parts):
-            return names
-    return {value: value for value in values}
-
-
-def mean_and_spread(values: list[float]) -> str:
-    """`mean ± sample standard deviation`, the latter only with two seeds or more."""
-    digits = 2 if max(map(abs, values)) <= 1 else 1  # a rate of success needs more than 0.9
-    mean = f"{statistics.mean(values):,.{digits}f}"
-    if len(values) == 1:
-        return mean
-    # Not statistics.stdev, which fails on the infinite or undefined return of a run that diverged.
-    with np.errstate(invalid="ignore"):
-        return f"{mean} ± {np.std(values, ddof=1):,.{digits}f}"
-
-
-def lengths(runs: list[Run]) -> str:
-    """The runs' last evaluated step; the shortest and the longest where one got a good deal less far."""
-    last = [max(run.evaluations) for run in runs]
-    return f"{max(last):,}" if min(last) >= 0.95 * max(last) else f"{min(last):,} to {max(last):,}"
-
-
-def table(runs: list[Run], minutes: float | None = None) -> str:
-    """The comparison in Markdown: final and best returns, mean and deviation over seeds, success if logged.
-
-    Args:
-        runs: what to compare.
-        minutes: also what each had reached after so much training.
-    """
-    optional = {"normalised score": "eval/normalized_score", "success": "eval/success"}
-    logged = {name: tag for name, tag in optional.items() if any(run.curve(tag) for run in runs)}
-    header = ["task", "agent", "seeds", "steps", "final return", "best evaluation", *logged]
-    header += ["minutes of training"] if any(run.training_s for run in runs) else []
-    header += [f"return after {minutes:g} minutes"] if minutes is not None else []
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    for (task, label), members in group(runs).items():
-        cells = [task, label, ", ".join(str(run.seed) for run in members)]
-        cells.append(lengths(members))
-        cells.append(mean_and_spread([run.final("eval/return") for run in members]))
-        cells.append(mean_and_spread([max(run.curve("eval/return").values()) for run in members]))
-        for tag in logged.values():
-            known = [run.final(tag) for run in members if run.curve(tag)]
-            cells.append(mean_and_spread(known) if known else "")
-        times = [max(run.training_s.values()) / 60 for run in members if run.training_s]
-        if any(run.training_s for run in runs):
-            cells.append(mean_and_spread(times) if times else "")
-        if minutes is not None:
-            reached = [run.after(minutes, "eval/return") for run in members]
-            values = [value for value in reached if value is not None]
-            cells.append(mean_and_spread(values) if values else "")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def report(runs: list[Run], title: str, minutes: float | None) -> str:
-    """README.md: the table, and every command with its commit and hardware."""
-    lines = [f"# {title}", "", table(runs, minutes), ""]
-    for line in unnamed_settings(runs):
-        lines += [line, ""]
-    lines += [
-        "Final return, and score and success if any: mean of the last tenth of the evaluations. ±: standard "
-        "deviation over seeds.",
-        "",
-    ]
-    lines += ["## Commands", ""]
-    for run in runs:
-        git = run.info.get("git") or {}
-        hardware = run.info.get("hardware") or {}
-        gpu = ", ".join(device["name"] for device in hardware.get("gpus") or [])
-        commit = str(git.get("commit"))[:12] + (" with uncommitted changes" if git.get("dirty") else "")
-        lines.append(f"- `{run.info.get('command')}`  ")
-        lines.append(
-            f"  commit {commit}; {gpu or hardware.get('cpu')}, {hardware.get('cores')} cores, "
-            f"{hardware.get('torch_threads')} threads; {run.info.get('started')}"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def write_curves(runs: list[Run], path: Path) -> None:
-    """Every evaluation of every run, and its seconds of training: task,agent,seed,run,step,tag,value."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+def write_published(groups: Sequence[Group], folder: Path) -> None:
+    """Write `curves.csv` (task,agent,seed,run,step,tag,value) and `runs.json`."""
+    published = {}
+    with atomic_path(folder / CURVES_FILE) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["task", "agent", "seed", "run", "step", "tag", "value"])
-        for run in runs:
-            of_run = [run.task, run.label, run.seed, run.name]
+        for shown, run in ((one.label, run) for one in groups for run in one.runs):
+            of_run = [run.task, shown, run.seed, run.name]
             for step, values in run.evaluations.items():
                 writer.writerows([*of_run, step, tag, repr(value)] for tag, value in values.items())
             writer.writerows([*of_run, step, TIME_TAG, repr(value)] for step, value in run.training_s.items())
+            kept = {key: getattr(run, key) for key in ("task", "agent", "label", "seed", "settings", "info")}
+            published[f"{run.task}/{shown}/{run.name}"] = {"run": run.name, **kept}
+    atomic_write(folder / RUNS_FILE, json.dumps(published, indent=2) + "\n")
 
 
-def write_runs(runs: list[Run], path: Path) -> None:
-    """What each run was: its settings, and the command, commit, versions and hardware of its run.json."""
-    published = {
-        f"{run.task}/{run.label}/{run.name}": {
-            "task": run.task,
-            "agent": run.agent,
-            "label": run.label,
-            "seed": run.seed,
-            "run": run.name,
-            "settings": run.settings,
-            "info": run.info,
-        }
-        for run in runs
+def mean_and_spread(values: Iterable[float | None]) -> str:
+    """`mean ± sample standard deviation` of what is known, the latter only with two seeds or more."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    digits = 2 if max(map(abs, known)) <= 1 else 1  # a rate of success needs more than 0.9
+    mean = f"{statistics.mean(known):,.{digits}f}"
+    if len(known) == 1:
+        return mean
+    # Not statistics.stdev, which fails on the infinite or undefined return of a run that diverged.
+    with np.errstate(invalid="ignore"):
+        return f"{mean} ± {np.std(known, ddof=1):,.{digits}f}"
+
+
+def thousands(steps: float) -> str:
+    """2,000,000 as 2M, 50,000 as 50k."""
+    for size, unit in ((1_000_000, "M"), (1_000, "k")):
+        if abs(steps) >= size:
+            return f"{steps / size:.3g}{unit}"
+    return f"{steps:g}"
+
+
+def lengths(runs: Sequence[Run]) -> str:
+    """The runs' last evaluated step; the shortest and the longest where one got a good deal less far."""
+    last = [max(run.evaluations) for run in runs]
+    shortest = "" if min(last) >= 0.95 * max(last) else f"{thousands(min(last))} to "
+    return shortest + thousands(max(last))
+
+
+def markdown_table(rows: Sequence[dict[str, str]]) -> str:
+    """Rows by column; columns without a cell are left out."""
+    columns = [column for column in rows[0] if any(row[column] for row in rows)]
+    lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def table(panels: Sequence[Panel], minutes: float | None = None) -> str:
+    """A row per experiment: mean and deviation over seeds of each score that was logged; with `minutes` also
+    what each had reached after so much training."""
+    score, name = panels[0].score, panels[0].score_name
+    rows = []
+    for title, one in ((panel.title, one) for panel in panels for one in panel.groups):
+        seeds = ", ".join(str(run.seed) for run in one.runs)
+        row = {"task": title, "agent": one.label, "seeds": seeds, "steps": lengths(one.runs)}
+        for tag, of in {score: name, **SCORES}.items():
+            logged = [run for run in one.runs if run.curve(tag)]
+            if tag == score or name != of:
+                row[f"final {of}"] = mean_and_spread(run.final(tag) for run in logged)
+            if tag == score:
+                row[f"best {name}"] = mean_and_spread(max(run.curve(tag).values()) for run in logged)
+        times = [max(run.training_s.values()) / 60 for run in one.runs if run.training_s]
+        row["minutes of training"] = mean_and_spread(times) if len(times) == len(one.runs) else ""
+        if minutes is not None:
+            reached = (run.after(minutes, score) for run in one.runs)
+            row[f"{name} after {minutes:g} minutes"] = mean_and_spread(reached)
+        rows.append({**row, "paper": one.paper})
+    return markdown_table(rows)
+
+
+def line_styles(panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
+    """How each label's lines look: in the colour of its agent, the agent's first label solid. Where an agent
+    has more labels than there are line styles, as in a sweep, every label has its own colour."""
+    labels = {one.label: one.runs[0].agent for panel in panels for one in panel.groups}
+    labels = dict(sorted(labels.items(), key=lambda item: [*COLORS, item[1]].index(item[1])))
+    of_agent = {agent: [label for label in labels if labels[label] == agent] for agent in labels.values()}
+    if max(map(len, of_agent.values())) > len(LINE_STYLES):
+        colors = matplotlib.colormaps["turbo"].resampled(len(labels))
+        return {label: {"color": colors(index)} for index, label in enumerate(labels)}
+    return {
+        label: {"color": COLORS.get(agent, "black"), "linestyle": LINE_STYLES[of_agent[agent].index(label)]}
+        for label, agent in labels.items()
     }
-    atomic_write(path, json.dumps(published, indent=2) + "\n")
 
 
-def plot(task: str, runs: list[Run], path: Path) -> None:
-    """Learning curves of one task: each seed thin, the mean of each agent thick."""
-    import matplotlib
-
+def plot(panels: Sequence[Panel], path: Path) -> None:
+    """Learning curves, a panel for each task: each seed thin, the mean of an experiment thick."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
-    groups = group(runs)
-    # A label of many settings takes several lines, below the curves: the figure grows by them.
-    names = {key: textwrap.fill(f"{key[1]} (seeds: {len(groups[key])})", 110) for key in groups}
-    lines = sum(name.count("\n") + 1 for name in names.values())
-    figure, axes = plt.subplots(figsize=(7, 4.5 + LEGEND_LINE * lines), layout="constrained")
-    colors = plt.get_cmap("tab10") if len(groups) <= 10 else plt.get_cmap("turbo", len(groups))
-    for index, (key, members) in enumerate(groups.items()):
-        color = colors(index)
-        curves = [run.curve("eval/return") for run in members]
-        for curve in curves:
-            axes.plot(list(curve), list(curve.values()), color=color, linewidth=0.7, alpha=0.5)
-        shared = sorted(set.intersection(*(set(curve) for curve in curves)))
-        means = [statistics.mean(curve[step] for curve in curves) for step in shared]
-        axes.plot(shared, means, color=color, linewidth=2, label=names[key])
-    # An offline run's steps are updates.
-    axes.set(title=task, xlabel="steps", ylabel="evaluation return")
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", fontsize="x-small")
+    styles = line_styles(panels)
+    lines = [Line2D([], [], linewidth=2.2, label=label, **style) for label, style in styles.items()]
+    if any(panel.data is not None for panel in panels):
+        lines.append(Line2D([], [], label="the recorded data", **DATA_STYLE))
+    columns = min(3, len(panels))
+    rows, width = math.ceil(len(panels) / columns), (6.5, 9.0, 11.5)[columns - 1]
+    legend_columns = max(1, int(10 * width / (8 + max(map(len, styles)))))
+    legend_rows = math.ceil(len(lines) / legend_columns)
+    figure, grid = plt.subplots(rows, columns, squeeze=False, layout="constrained")
+    figure.set_size_inches(width, 3.2 * rows + 0.25 * legend_rows)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        for one in panel.groups:
+            curves = [run.curve(panel.score) for run in one.runs]
+            for curve in curves:
+                axes.plot(list(curve), list(curve.values()), linewidth=0.7, alpha=0.5, **styles[one.label])
+            # Seeds are evaluated at slightly different steps where they have several environments.
+            begin, end = max(map(min, curves)), min(map(max, curves))
+            steps = [step for step in sorted(set().union(*curves)) if begin <= step <= end]
+            means = np.mean([np.interp(steps, list(c), list(c.values())) for c in curves], axis=0)
+            axes.plot(steps, means, linewidth=2.2, **styles[one.label])
+        if panel.data is not None:
+            axes.axhline(panel.data, **DATA_STYLE)
+        axes.set(title=panel.title, xlabel=panel.steps, ylabel=panel.score_name)
+        axes.xaxis.set_major_formatter(lambda value, _: thousands(value))
+        axes.locator_params(axis="x", nbins=6)
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        axes.grid(alpha=0.3)
+    figure.legend(handles=lines, loc="outside lower center", ncols=legend_columns, frameon=False)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+        # Without the name of Matplotlib's version: the same curves make the same file.
+        figure.savefig(temporary, dpi=100, metadata={"Software": None})
     plt.close(figure)
 
 
+def write_page(path: Path, title: str, parts: Iterable[str]) -> None:
+    """A page of Markdown: paragraphs wrapped, tables, images and headings as they are."""
+    wrap = textwrap.TextWrapper(118, break_long_words=False, break_on_hyphens=False)
+    whole = [part if part.startswith(("|", "![", "#", "- ", "```")) else wrap.fill(part) for part in parts]
+    atomic_write(path, "\n\n".join([f"# {title}", *whole]) + "\n")
+
+
+def select(published: Path, task: str, row: dict[str, Any]) -> Group:
+    """The published runs that make a row of a page (results/pages.yaml says what its entries mean). There has
+    to be one, no seed twice, and all with the same settings."""
+    what = f"{row['label']} on {task} in {', '.join(row['data'])}"
+
+    def upto(curve: dict[int, Any]) -> dict[int, Any]:
+        return {step: value for step, value in curve.items() if step <= row.get("until", step)}
+
+    found = [
+        dataclasses.replace(run, evaluations=upto(run.evaluations), training_s=upto(run.training_s))
+        for run in (run for folder in row["data"] for run in read_published(published / folder))
+        if (run.task, run.agent) == (task, row["agent"])
+        and run.name in row.get("runs", [run.name])
+        and all(run.settings.get(key) == value for key, value in row.get("where", {}).items())
+    ]
+    if not found:
+        raise UserError(f"{what}: no such runs")
+    if len({run.seed for run in found}) < len(found):
+        raise UserError(f"{what}: a seed is there twice; name the runs, or more settings")
+    if unlike := set(differing(found)) - set(row.get("differ", [])):
+        raise UserError(f"{what}: runs of several settings, which differ in {', '.join(sorted(unlike))}")
+    return Group(row["label"], sorted(found, key=lambda run: run.seed), str(row.get("paper", "")))
+
+
+def overview(panels: Sequence[Panel], agents: Iterable[str]) -> str:
+    """A row per task and a column per agent."""
+    rows = []
+    for panel in panels:
+        own = "" if panel.data is None else f"{panel.data:g}"
+        row = {"task": panel.title, "score": panel.score_name, "the data's mean": own}
+        row |= dict.fromkeys(agents, "")
+        for one in panel.groups:
+            cell = [mean_and_spread(run.final(panel.score) for run in one.runs)]
+            cell.append(f"{len(one.runs)} seed{'s' if len(one.runs) > 1 else ''}, {lengths(one.runs)}")
+            row[one.label] = "<br>".join(cell + [f"paper: {one.paper}"] * bool(one.paper))
+        rows.append(row)
+    return markdown_table(rows)
+
+
+def first_rows(panel: Panel, agents: dict[str, str]) -> Panel:
+    """The panel with the first row of each agent, under the agent's name."""
+    firsts = {one.runs[0].agent: one for one in reversed(panel.groups)}
+    groups = [dataclasses.replace(firsts[key], label=agents[key]) for key in agents if key in firsts]
+    return dataclasses.replace(panel, groups=groups)
+
+
+def write_pages(path: Path) -> None:
+    """Make the pages that a YAML file describes beside it, from the published folders in data/ there."""
+    command = f"python experiments/compare.py --pages {path.parent.name}/{path.name}"
+    ending = [f"{NOTE} This page is made from `data/` by", f"```\n{command}\n```"]
+    image = "![learning curves]({})".format
+    every = []
+    try:
+        site = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for page in site["pages"]:
+            parts = []
+            for section in page["sections"]:
+                panels = []
+                for task in section["tasks"]:
+                    groups = [select(path.parent / "data", task["task"], row) for row in task["rows"]]
+                    said = {"data": None, **section, **task}
+                    shown = (said[key] for key in ("score", "score_name", "steps", "data"))
+                    panels.append(Panel(task["title"], groups, *shown))
+                every += [first_rows(panel, site["agents"]) for panel in panels]
+                plot(panels, path.parent / section["image"])
+                parts += [
+                    f"## {section['title']}",
+                    image(section["image"]),
+                    section["caption"],
+                    table(panels),
+                ]
+                parts += [f"Paper: {section['paper']}"] if "paper" in section else []
+            write_page(path.parent / page["file"], page["title"], [*parts, page["caveats"], *ending])
+        plot(every, path.parent / site["image"])
+        parts = [site["text"], image(site["image"]), site["caption"], f"## {site['heading']}"]
+        parts += [overview(every, site["agents"].values()), *site["notes"], *ending]
+        write_page(path.parent / "README.md", site["title"], parts)
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"the pages of {path} cannot be made: {' '.join(reason.split())}") from error
+
+
 def main(
-    output: tyro.conf.Positional[Path],
-    runs: tyro.conf.Positional[tuple[Path, ...]],
+    output: tyro.conf.Positional[Path | None] = None,
+    runs: tyro.conf.Positional[tuple[Path, ...]] = (),
+    label: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     minutes: float | None = None,
+    pages: Path | None = None,
 ) -> int:
-    """Gather runs into curves, a table and plots.
+    """Gather runs into data, a table and learning curves, or make pages from published ones.
 
     Args:
         output: folder to write to, e.g. results/mine; what it has already is replaced.
         runs: folders with runs in them, or published by this script.
+        label: what to call the runs of a folder, once for each folder; default: by their agents.
         minutes: also compare what was reached after so much training, evaluations not counted.
+        pages: make the pages of this YAML file instead, e.g. results/pages.yaml.
     """
-    if not runs:
-        raise UserError("name at least one folder with runs, or published ones; nothing was written")
-    found = find_runs(runs)
-    write_curves(found, output / CURVES_FILE)
-    write_runs(found, output / RUNS_FILE)
-    atomic_write(output / "README.md", report(found, output.name, minutes))
-    for task in sorted({run.task for run in found}):
-        name = task.replace("/", "-").replace(":", "-")
-        plot(task, [run for run in found if run.task == task], output / f"{name}.png")
-    print(table(found, minutes))
-    for line in unnamed_settings(found):
-        print(line)
+    if pages is not None:
+        write_pages(pages)
+        return 0
+    if output is None or not runs:
+        raise UserError("name a folder to write to and at least one folder with runs; nothing was written")
+    if label and len(label) != len(runs):
+        raise UserError(f"{len(label)} labels for {len(runs)} folders; nothing was written")
+    by_task, lines = group(find_runs(runs, label))
+    write_published([one for groups in by_task.values() for one in groups], output)
+    panels = [Panel(task, groups) for task, groups in by_task.items()]
+    plot(panels, output / "curves.png")
+    shown = table(panels, minutes)
+    note = f"{NOTE} Each run's command, commit and hardware are in [{RUNS_FILE}]({RUNS_FILE})."
+    write_page(output / "README.md", output.name, ["![learning curves](curves.png)", shown, note])
+    print("\n".join([shown, *lines]))
     return 0
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rlzoo.run.machine import keep_freed_memory
+from rlzoo.run.signals import StopSignal
 
 from algos import AGENTS
 from experiments.runner.data import Data, DataConfig, make_buffers, prepare
@@ -36,9 +38,7 @@ from rlzoo.evaluate import EVALUATION_TAGS
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.folder import PROJECT, create_run_dir, flatten_config, lock_run, plain, write_run_info
 from rlzoo.run.logger import Logger
-from rlzoo.run.machine import keep_freed_memory
 from rlzoo.run.progress import Progress, evaluation_table, tensorboard_hint
-from rlzoo.run.signals import StopSignal
 from rlzoo.train import CHECKPOINT, Counters, TrainConfig, Trainer
 from rlzoo.types import VectorTask
 

@@ -3,10 +3,8 @@
 import csv
 import dataclasses
 import json
-import math
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,29 +17,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from matplotlib.axes import Axes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from algos import AGENTS
 from envs.d4rl import env as d4rl_env
 from envs.d4rl.tasks import TASKS
 from envs.gym.rendering import rendering_backend
-from experiments import compare, evaluate, quickstart
-from experiments.compare import (
-    Run,
-    comparable,
-    find_runs,
-    group,
-    lengths,
-    mean_and_spread,
-    plot,
-    shortest_names,
-    table,
-    tell_apart,
-    unnamed_settings,
-    write_curves,
-    write_runs,
-)
+from experiments import evaluate, quickstart
+from experiments.compare import find_runs
 from experiments.presets.mujoco import PAPER_RETURNS
 from experiments.runner.data import Data, make_buffers
 from experiments.runner.experiment import default_experiment
@@ -373,7 +356,7 @@ def test_kitchens_recorded_rewards_become_the_tasks_when_they_are_loaded(
 
 
 def test_few_human_door_demonstrations_succeed_in_the_tasks_time(capsys: pytest.CaptureFixture[str]) -> None:
-    """What results/door.md explains the success rates on door by."""
+    """The demonstrations of door, whose success rates results/findings.md explains."""
     spaces = Spaces(state_dim=39, action_dim=28)
     path = str(real_file("adroit/door-v0_demos.pickle"))
     angles = [episode.obs["state"][:, 28] for episode in D4RLSuite().load_data("door-human-v1", path, spaces)]
@@ -560,103 +543,6 @@ def test_benchmark_writes_its_timings(tmp_path: Path) -> None:
     assert content["hardware"]["cores"] >= 1
 
 
-def test_compare_gathers_seeds(tmp_path: Path) -> None:
-    finals = []
-    for seed in ("1", "2"):
-        run_dir = run_in_process("sac", tmp_path / "runs", "--steps", "120", "--seed", seed)
-        finals.append(float([value for _, tag, value in rows(run_dir) if tag == "eval/return"][-1]))
-    with (run_dir / "metrics.csv").open("a") as file:
-        file.write("120,eval/re")  # a run killed while it wrote
-    output = tmp_path / "out"
-    command = [sys.executable, "experiments/compare.py", str(output), str(tmp_path / "runs")]
-    result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
-    assert result.returncode == 0, result.stderr
-    report = (output / "README.md").read_text()
-    assert f"{np.mean(finals):,.1f} ± {np.std(finals, ddof=1):,.1f}" in report
-    assert len(json.loads((output / "runs.json").read_text())) == 2
-    with (output / "curves.csv").open() as file:
-        curve = [(row["seed"], row["step"]) for row in csv.DictReader(file) if row["tag"] == "eval/return"]
-    assert curve == [("1", "60"), ("1", "120"), ("2", "60"), ("2", "120")]
-    assert (output / "Reacher-v5.png").stat().st_size > 1000
-
-
-def test_compare_adds_a_seed_to_published_runs(tmp_path: Path) -> None:
-    """The run folders may be gone by then."""
-    output, runs = tmp_path / "out", tmp_path / "runs"
-
-    def compare(*inputs: Path) -> dict[str, str]:
-        command = [sys.executable, "experiments/compare.py", str(output), *map(str, inputs), "--minutes", "9"]
-        result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
-        assert result.returncode == 0, result.stderr
-        return {path.name: path.read_text() for path in output.iterdir() if path.suffix != ".png"}
-
-    rates = {"1": "0.001", "2": "0.001", "3": "0.01"}
-    flags = {
-        seed: ("--steps", "60", "--seed", seed, "--agent.actor-lr", rate) for seed, rate in rates.items()
-    }
-    folders = {seed: run_in_process("sac", runs / seed, *flags[seed]) for seed in rates}
-    at_once = compare(runs)
-    compare(runs / "1", runs / "3")
-    shutil.rmtree(folders["1"])
-    shutil.rmtree(folders["3"])
-    assert compare(output, runs) == at_once
-    assert compare(output, runs) == at_once  # given twice, a run counts once
-
-
-@pytest.fixture
-def published(tmp_path: Path) -> Path:
-    """A folder with two published runs, of the same name as they began in the same second."""
-    curve = {step: {"eval/return": float(step)} for step in (100, 200)}
-    info, seconds = {"command": "-"}, {100: 2.0}
-    runs = [
-        Run("s1-20261126-091951", "task", "sac", "sac", 1, info, {"agent.tau": tau}, curve, seconds)
-        for tau in (0.1, 0.2)
-    ]
-    write_curves(tell_apart(runs), tmp_path / "out" / "curves.csv")
-    write_runs(tell_apart(runs), tmp_path / "out" / "runs.json")
-    return tmp_path / "out"
-
-
-def test_compare_keeps_runs_of_one_name_apart(published: Path, tmp_path: Path) -> None:
-    runs = find_runs([published])
-    assert [(run.label, run.final("eval/return"), run.training_s) for run in runs] == [
-        ("sac tau=0.1", 200.0, {100: 2.0}),
-        ("sac tau=0.2", 200.0, {100: 2.0}),
-    ]
-    longer = [dataclasses.replace(run, evaluations={300: {"eval/return": 7.0}}) for run in runs]
-    write_curves(longer, tmp_path / "longer" / "curves.csv")
-    write_runs(longer, tmp_path / "longer" / "runs.json")
-    for folders in ([published, tmp_path / "longer"], [tmp_path / "longer", published]):
-        assert [run.final("eval/return") for run in find_runs(folders)] == [7.0, 7.0]
-    with pytest.raises(UserError, match=f"no run with an evaluation in {tmp_path}$"):
-        find_runs([published, tmp_path])  # what lies below is not taken for runs
-
-
-@pytest.mark.parametrize(
-    ("name", "old", "new", "reason"),
-    [
-        ("curves.csv", "200,eval/return,200.0\n", "200,ev", "a line of curves.csv is not whole"),
-        ("curves.csv", "tau=0.2", "tau=0.3", "do not hold the same runs"),
-        ("curves.csv", ",run,", ",", "a line of curves.csv is not whole"),
-        ("curves.csv", "200.0", "many", "could not convert"),
-        ("curves.csv", "task,sac", '"' + "x" * 200_000, "field larger than"),
-        ("runs.json", '"settings"', '"setting"', "from before settings were published"),
-        ("runs.json", '"seed"', '"sed"', "no 'seed'"),
-        ("runs.json", '{"command": "-"}', "null", "not iterable"),
-        ("runs.json", "{", "[", "delimiter"),
-    ],
-)
-def test_compare_refuses_damaged_publications(
-    published: Path, name: str, old: str, new: str, reason: str
-) -> None:
-    content = (published / name).read_text()
-    content = json.dumps(json.loads(content)) if name == "runs.json" else content
-    assert old in content
-    (published / name).write_text(content.replace(old, new, 1))
-    with pytest.raises(UserError, match=f"the published runs in .*out cannot be read back: .*{reason}"):
-        find_runs([published])
-
-
 def test_quickstart_ends_with_the_data_and_both_agents_in_one_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -673,162 +559,6 @@ def test_quickstart_ends_with_the_data_and_both_agents_in_one_table(
     episodes = load_episodes(quickstart.DATASET, state_dim=11, action_dim=3)
     assert np.mean([episode.episode_return for episode in episodes]) > 1500
     assert quickstart.DATASET.stat().st_size < 5e6
-
-
-def test_compare_tells_runs_of_different_settings_apart(tmp_path: Path) -> None:
-    for rate in ("0.001", "0.01"):
-        run_in_process("sac", tmp_path, "--steps", "60", "--agent.actor-lr", rate, "--threads", "1")
-    labels = [run.label for run in find_runs([tmp_path])]
-    assert labels == ["sac actor_lr=0.001", "sac actor_lr=0.01"]
-
-
-def test_compare_tells_runs_of_different_buffers_apart(tmp_path: Path) -> None:
-    """Their size decides what is learnt once it is smaller than the run."""
-    for rows_of_it in ("4000", "100"):
-        run_in_process("sac", tmp_path, "--steps", "60", "--buffer-capacity", rows_of_it)
-    assert len({run.label for run in find_runs([tmp_path])}) == 2
-
-
-def test_compare_names_once_what_most_experiments_share() -> None:
-    """Not what one seed more or less would change, and never so that two experiments have one label."""
-
-    def labels(*experiments: tuple[int, str, int]) -> list[str]:
-        runs = [
-            Run(
-                "s",
-                "task",
-                "arsq",
-                "arsq",
-                seed,
-                {},
-                {"agent.bins": bins, "train.data": f"data/{data}"},
-                {},
-                {},
-            )
-            for bins, data, seeds in experiments
-            for seed in range(seeds)
-        ]
-        found = tell_apart(runs)
-        assert len(group(found)) == len(experiments)
-        named = [run.label for run in found]
-        return [*dict.fromkeys(named), *unnamed_settings(found)]
-
-    assert labels((5, "a", 3)) == ["arsq"]  # nothing differs
-    assert labels((5, "a", 3), (7, "b", 1)) == ["arsq bins=5 data=a", "arsq bins=7 data=b"]
-    for seeds in (1, 9):
-        assert labels((5, "a", 1), (7, "a", seeds), (7, "b", 1)) == [
-            "arsq bins=5",
-            "arsq",
-            "arsq data=b",
-            "arsq on task, unless named: bins=7, data=a.",
-        ]
-    assert labels((5, "a", 1), (6, "b", 1), (7, "c", 1))[:2] == ["arsq bins=5 data=a", "arsq bins=6 data=b"]
-    rates = [{"agent.lr": agent, "train.lr": train} for agent, train in ((1, 1), (2, 1), (1, 2))]
-    alike = tell_apart([Run("s", "task", "sac", "sac", 1, {}, rate, {}, {}) for rate in rates])
-    assert [run.label for run in alike] == ["sac", "sac agent.lr=2", "sac train.lr=2"]
-
-
-def test_compare_tells_how_often_runs_succeeded() -> None:
-    curve = {step: {"eval/return": 9.0, "eval/success": share} for step, share in ((100, 0.5), (200, 0.75))}
-    runs = [
-        Run("s1", "task", "arsq", "arsq", 1, {}, {}, curve, {}),
-        Run("s1", "task", "bc", "bc", 1, {}, {}, {100: {"eval/return": 9.0}}, {}),
-    ]
-    header, _, arsq, bc = table(runs).splitlines()
-    assert header.endswith("| best evaluation | success |")
-    assert arsq.endswith("| 9.0 | 9.0 | 0.75 |")
-    assert bc.endswith("| 9.0 | 9.0 |  |")
-
-
-def test_compare_counts_no_seeds_of_two_experiments() -> None:
-    """A run that first trained offline is another experiment; one that is longer or shorter says so."""
-    settings = {"train.offline_steps": 40, "train.steps": 9, "train.eval_every": 3}
-    assert comparable("nobody", settings) == {"train.offline_steps": 40}
-
-    def runs(*last: int) -> list[Run]:
-        return [Run("s", "task", "sac", "sac", 1, {}, {}, {step: {"eval/return": 1.0}}, {}) for step in last]
-
-    assert lengths(runs(600_002, 600_015)) == "600,015"
-    assert lengths(runs(5_000, 60_000, 60_000)) == "5,000 to 60,000"
-
-
-@pytest.mark.filterwarnings("error")
-def test_compare_shows_a_run_that_diverged() -> None:
-    assert mean_and_spread([math.nan, 1.0]) == "nan ± nan"
-    assert mean_and_spread([math.inf, 1.0]) == "inf ± nan"
-    assert mean_and_spread([1.0, 2.0, 6.0]) == "3.0 ± 2.6"
-
-
-def test_compare_without_runs_writes_nothing(published: Path, tmp_path: Path) -> None:
-    before = {path: path.read_bytes() for path in published.iterdir()}
-    with pytest.raises(UserError, match="at least one folder"):
-        compare.main(published, ())
-    assert {path: path.read_bytes() for path in published.iterdir()} == before
-    run = run_in_process("sac", tmp_path / "runs", "--steps", "60")
-    (run / "run.json").write_text("[1]")
-    with pytest.raises(UserError, match=r"is not a complete run folder: run\.json holds"):
-        compare.main(published, (tmp_path / "runs",))
-
-
-@pytest.mark.usefixtures("rounding")
-def test_compare_takes_runs_from_before_a_setting_to_have_its_default(tmp_path: Path) -> None:
-    old = run_in_process("sac", tmp_path, "--steps", "60")
-    config = yaml.safe_load((old / "config.yaml").read_text())
-    del config["matmul_precision"], config["agent"]["tau"], config["train"]["n_step"]
-    (old / "config.yaml").write_text(yaml.safe_dump(config))
-    flags = ["--matmul-precision", "medium", "--agent.tau", "0.01", "--n-step", "3"]
-    run_in_process("sac", tmp_path, "--steps", "60", *flags)
-    labels = {run.label for run in find_runs([tmp_path])}
-    assert labels == {
-        "sac tau=0.005 matmul_precision=highest n_step=1",
-        "sac tau=0.01 matmul_precision=medium n_step=3",
-    }
-    run_in_process("sac", tmp_path / "same", "--steps", "60", "--seed", "2")
-    run_in_process("sac", tmp_path / "bounded", "--steps", "60", "--agent.target-entropy", "-9")
-    labels = {run.label for run in find_runs([old, tmp_path / "bounded"])}
-    assert labels == {"sac target_entropy=-9.0", "sac target_entropy=None"}  # None is the default
-    assert len({run.label for run in find_runs([old, tmp_path / "same"])}) == 1
-
-
-def test_compare_at_equal_training_time() -> None:
-    curve = {step: {"eval/return": float(step)} for step in (100, 200, 300)}
-    make = lambda agent, pace: Run(  # noqa: E731
-        agent, "task", agent, agent, 1, {}, {}, curve, {step: pace * step for step in range(0, 301, 50)}
-    )
-    fast, slow = make("fast", 0.1), make("slow", 1.0)
-    assert [run.after(2.0, "eval/return") for run in (fast, slow)] == [300.0, 100.0]
-    assert slow.after(1.0, "eval/return") is None  # nothing was evaluated within a minute
-    header, _, *lines = table([fast, slow], minutes=2.0).splitlines()
-    assert header.endswith("| minutes of training | return after 2 minutes |")
-    assert [line.split("| ")[-2:] for line in lines] == [["0.50 ", "300.0 |"], ["5.0 ", "100.0 |"]]
-
-
-@pytest.mark.filterwarnings("error")  # matplotlib warns where it finds no room for the curves
-def test_compare_draws_curves_beside_many_long_labels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    colors = []
-    draw = Axes.plot
-    monkeypatch.setattr(
-        Axes, "plot", lambda *args, **kwargs: (colors.append(kwargs["color"]), draw(*args, **kwargs))[1]
-    )
-    curve = {step: {"eval/return": float(step)} for step in (100, 200, 300)}
-    settings = " ".join(f"a_setting_{index}=0.001" for index in range(12))
-    labels = ["sac", *(f"arsq number={index} {settings}" for index in range(20))]
-    heights = []
-    for count in (1, 10, len(labels)):
-        colors.clear()
-        runs = [Run("s1", "task", label, label, 1, {}, {}, curve, {}) for label in labels[:count]]
-        plot("task", runs, tmp_path / "curves.png")
-        heights.append(len(imageio.imread(tmp_path / "curves.png")))
-        assert len(set(colors)) == count
-    assert heights[2] > 2 * heights[0]  # by the labels: the curves keep their room
-
-
-def test_compare_names_values_as_shortly_as_tells_them_apart() -> None:
-    paths = ["a/expert/main.hdf5", "b/medium/main.hdf5"]
-    assert shortest_names(paths) == {paths[0]: "expert/main.hdf5", paths[1]: "medium/main.hdf5"}
-    assert shortest_names(["0.1", "0.1"]) == {"0.1": "0.1"}
 
 
 def test_the_hint_after_an_interruption_names_a_script_that_resumes(tmp_path: Path) -> None:

@@ -1,0 +1,385 @@
+"""Reading runs, telling experiments apart, and the pages of results/."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import yaml
+from matplotlib.axes import Axes
+
+from experiments.compare import (
+    COLORS,
+    Group,
+    Panel,
+    Run,
+    comparable,
+    find_runs,
+    group,
+    lengths,
+    line_styles,
+    main,
+    mean_and_spread,
+    plot,
+    table,
+    write_pages,
+    write_published,
+)
+from rlzoo.errors import UserError
+from rlzoo.run.folder import plain
+from rlzoo.train import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+CURVE = {step: {"eval/return": float(step)} for step in (100, 200, 300)}
+
+
+def make_run(name: str = "s1-1", agent: str = "sac", seed: int = 1, **changes: Any) -> Run:
+    """A run of three evaluations on a task called "task"."""
+    run = Run(name, "task", agent, agent, seed, {"command": "-"}, {}, CURVE, {})
+    return dataclasses.replace(run, **changes)
+
+
+def write_run(
+    folder: Path, seed: int = 1, value: float = 1.0, info: Any = None, **settings: dict[str, Any] | Any
+) -> None:
+    """A run folder of SAC, evaluated after 60 and 120 steps."""
+    folder.mkdir(parents=True)
+    config = {"agent_name": "sac", "task": "Reacher-v5", "seed": seed, **plain(TrainConfig()), **settings}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "run.json").write_text(json.dumps({"command": "-"} if info is None else info))
+    lines = ["step,tag,value", f"60,eval/return,{value / 2}", "60,time/training_s,30"]
+    lines += ["60,loss/critic,9", f"120,eval/return,{value}", "120,time/training_s,60", "120,eval/re"]
+    (folder / "metrics.csv").write_text("\n".join(lines))  # the last line of a run killed while it wrote
+
+
+def publish(output: Path, *inputs: Path, **options: Any) -> dict[str, str]:
+    """What compare.py writes from runs, but for the picture."""
+    assert main(output, inputs, **options) == 0
+    return {path.name: path.read_text() for path in output.iterdir() if path.suffix != ".png"}
+
+
+def labels(runs: list[Run]) -> dict[str, list[int]]:
+    """The seeds under each label."""
+    return {one.label: [run.seed for run in one.runs] for one in group(runs)[0]["task"]}
+
+
+def test_seeds_are_gathered_into_data_and_a_page(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "s1-1", seed=1, value=4.0)
+    write_run(tmp_path / "runs" / "s2-1", seed=2, value=8.0)
+    output = tmp_path / "out"
+    command = [sys.executable, "experiments/compare.py", str(output), str(tmp_path / "runs")]
+    result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    page = (output / "README.md").read_text()
+    assert "| Reacher-v5 | sac | 1, 2 | 120 | 6.0 ± 2.8 | 6.0 ± 2.8 | 1.00 ± 0.00 |" in page
+    assert "![learning curves](curves.png)" in page
+    assert len(imageio.imread(output / "curves.png")) > 100
+    assert len(json.loads((output / "runs.json").read_text())) == 2
+    rows = [line.split(",") for line in (output / "curves.csv").read_text().splitlines()]
+    assert [(row[2], row[4]) for row in rows if row[5] == "eval/return"] == [
+        ("1", "60"),
+        ("1", "120"),
+        ("2", "60"),
+        ("2", "120"),
+    ]
+
+
+def test_a_seed_joins_published_runs_whose_folders_are_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, runs = tmp_path / "out", tmp_path / "runs"
+    for seed, rate in ((1, 0.001), (2, 0.001), (3, 0.01)):
+        write_run(runs / str(seed) / f"s{seed}-{seed}", seed=seed, agent={"actor_lr": rate})
+    at_once = publish(output, runs, minutes=9.0)
+    publish(output, runs / "1", runs / "3", minutes=9.0)
+    shutil.rmtree(runs / "1")
+    shutil.rmtree(runs / "3")
+    assert publish(output, output, runs, minutes=9.0) == at_once
+    capsys.readouterr()
+    assert publish(output, output, runs, minutes=9.0) == at_once  # given twice, a run counts once
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "Reacher-v5, sac: agent.actor_lr=0.001",
+        "Reacher-v5, sac (2): agent.actor_lr=0.01",
+    ]
+    assert "actor_lr" not in at_once["README.md"]
+
+
+def test_labels_are_given_by_folder_and_kept(tmp_path: Path) -> None:
+    for seed, bins in ((1, 5), (2, 7), (3, 5)):
+        write_run(tmp_path / "runs" / str(seed) / f"s{seed}-{seed}", seed=seed, agent={"bins": bins})
+    first = [tmp_path / "runs" / "1", tmp_path / "runs" / "2"]
+    publish(tmp_path / "out", *first, label=("five bins", "seven bins"))
+    page = publish(tmp_path / "out", tmp_path / "out", tmp_path / "runs" / "3")["README.md"]
+    assert "| five bins | 1, 3 |" in page  # the third has the first one's settings
+    assert "| seven bins | 2 |" in page
+    with pytest.raises(UserError, match="1 labels for 2 folders"):
+        main(tmp_path / "out", tuple(first), label=("five bins",))
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A folder with two published runs, of the same name as they began in the same second."""
+    runs = [make_run(settings={"agent.tau": tau}, training_s={100: 2.0}) for tau in (0.1, 0.2)]
+    write_published(group(runs)[0]["task"], tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_runs_of_one_name_are_kept_apart(published: Path, tmp_path: Path) -> None:
+    runs = find_runs([published])
+    taus = [(run.settings["agent.tau"], run.final("eval/return"), run.training_s) for run in runs]
+    assert taus == [(0.1, 300.0, {100: 2.0}), (0.2, 300.0, {100: 2.0})]
+    assert labels(runs) == {"sac": [1], "sac (2)": [1]}
+    longer = [dataclasses.replace(run, evaluations={400: {"eval/return": 7.0}}) for run in runs]
+    write_published(group(longer)[0]["task"], tmp_path / "longer")
+    for folders in ([published, tmp_path / "longer"], [tmp_path / "longer", published]):
+        assert [run.final("eval/return") for run in find_runs(folders)] == [7.0, 7.0]
+    with pytest.raises(UserError, match=f"no run with an evaluation in {tmp_path}$"):
+        find_runs([published, tmp_path])  # what lies below is not taken for runs
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "reason"),
+    [
+        ("curves.csv", "300,eval/return,300.0\n", "300,ev", "a line of curves.csv is not whole"),
+        ("curves.csv", "sac (2)", "sac (3)", "do not hold the same runs"),
+        ("curves.csv", ",run,", ",", "a line of curves.csv is not whole"),
+        ("curves.csv", "300.0", "many", "could not convert"),
+        ("curves.csv", "task,sac", '"' + "x" * 200_000, "field larger than"),
+        ("runs.json", '"settings"', '"setting"', "no 'settings'"),
+        ("runs.json", '"seed"', '"sed"', "no 'seed'"),
+        ("runs.json", '{"command": "-"}', "null", "not iterable"),
+        ("runs.json", "{", "[", "delimiter"),
+    ],
+)
+def test_damaged_publications_are_refused(
+    published: Path, name: str, old: str, new: str, reason: str
+) -> None:
+    content = (published / name).read_text()
+    content = json.dumps(json.loads(content)) if name == "runs.json" else content
+    assert old in content
+    (published / name).write_text(content.replace(old, new, 1))
+    with pytest.raises(UserError, match=f"the published runs in .*out cannot be read back: .*{reason}"):
+        find_runs([published])
+
+
+def test_only_settings_that_make_another_experiment_tell_runs_apart(tmp_path: Path) -> None:
+    """A run that first trained offline is another experiment; a longer one, or a preset's name, is not."""
+    settings = {"train.offline_steps": 40, "train.steps": 9, "train.eval_every": 3, "preset": "small"}
+    settings["resolved.capture"] = True
+    assert comparable("nobody", settings) == {"train.offline_steps": 40}
+    write_run(tmp_path / "s1-1", seed=1, preset="small", resolved={"train": {"capture": "off"}})
+    write_run(tmp_path / "s2-2", seed=2)
+    write_run(tmp_path / "s3-3", seed=3, train={"buffer_capacity": 100})
+    groups = group(find_runs([tmp_path]))[0]["Reacher-v5"]
+    assert [[run.seed for run in one.runs] for one in groups] == [[1, 2], [3]]
+
+
+def test_a_run_from_before_a_setting_has_its_default(tmp_path: Path) -> None:
+    write_run(tmp_path / "s1-1", seed=1, agent={})
+    write_run(tmp_path / "s2-2", seed=2, agent={"tau": 0.005}, train={"n_step": 1})
+    write_run(tmp_path / "s3-3", seed=3, agent={"tau": 0.01})
+    write_run(tmp_path / "s4-4", seed=4, agent={"target_entropy": -9.0})  # None is the default
+    groups, lines = group(find_runs([tmp_path]))
+    assert [[run.seed for run in one.runs] for one in groups["Reacher-v5"]] == [[1, 2], [3], [4]]
+    assert lines[0] == "Reacher-v5, sac: agent.target_entropy=None, agent.tau=0.005"
+
+
+def test_the_oldest_of_several_experiments_has_the_label_itself() -> None:
+    runs = [
+        make_run("s1-20260102-0", settings={"agent.bins": 5}),
+        make_run("s2-20260101-0", seed=2, settings={"agent.bins": 7}),
+        make_run("s1-20260103-0", settings={"agent.bins": 7}),
+        make_run("s1-20260101-0", agent="bc"),
+    ]
+    assert labels(runs) == {"bc": [1], "sac": [1, 2], "sac (2)": [1]}
+    assert group(runs)[1] == ["task, sac: agent.bins=7", "task, sac (2): agent.bins=5"]
+
+
+def test_the_table_has_the_scores_that_were_logged() -> None:
+    success = {step: {"eval/return": 9.0, "eval/success": share} for step, share in ((100, 0.5), (200, 0.75))}
+    groups = [Group("ARSQ", [make_run(evaluations=success)], "88"), Group("BC", [make_run()])]
+    header, _, arsq, bc = table([Panel("Task", groups)]).splitlines()
+    assert header == "| task | agent | seeds | steps | final return | best return | final success | paper |"
+    assert arsq == "| Task | ARSQ | 1 | 200 | 9.0 | 9.0 | 0.75 | 88 |"
+    assert bc == "| Task | BC | 1 | 300 | 300.0 | 300.0 |  |  |"
+    header = table([Panel("Task", groups[:1], "eval/success", "success")]).splitlines()[0]
+    assert header == "| task | agent | seeds | steps | final success | best success | final return | paper |"
+
+
+def test_lengths_that_differ_are_shown() -> None:
+    def runs(*last: int) -> list[Run]:
+        return [make_run(evaluations={step: {"eval/return": 1.0}}) for step in last]
+
+    assert lengths(runs(600_002, 600_015)) == "600k"
+    assert lengths(runs(5_000, 60_000, 60_000)) == "5k to 60k"
+    assert lengths(runs(2_000_000)) == "2M"
+    assert lengths(runs(120)) == "120"
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_run_that_diverged_is_shown() -> None:
+    assert mean_and_spread([math.nan, 1.0]) == "nan ± nan"
+    assert mean_and_spread([math.inf, 1.0]) == "inf ± nan"
+    assert mean_and_spread([1.0, 2.0, 6.0, None]) == "3.0 ± 2.6"
+    assert mean_and_spread([]) == ""
+
+
+def test_without_runs_nothing_is_written(published: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in published.iterdir()}
+    with pytest.raises(UserError, match="at least one folder"):
+        main(published, ())
+    write_run(tmp_path / "runs" / "s1-1", info=[1])
+    with pytest.raises(UserError, match="is not a complete run folder"):
+        main(published, (tmp_path / "runs",))
+    assert {path: path.read_bytes() for path in published.iterdir()} == before
+
+
+def test_what_was_reached_in_equal_training_time() -> None:
+    fast, slow = (
+        make_run(agent=agent, training_s={step: pace * step for step in range(0, 301, 50)})
+        for agent, pace in (("fast", 0.1), ("slow", 1.0))
+    )
+    assert [run.after(2.0, "eval/return") for run in (fast, slow)] == [300.0, 100.0]
+    assert slow.after(1.0, "eval/return") is None  # nothing was evaluated within a minute
+    panel = Panel("task", [Group("fast", [fast]), Group("slow", [slow])])
+    header, _, *lines = table([panel], minutes=2.0).splitlines()
+    assert header.endswith("| minutes of training | return after 2 minutes |")
+    assert [line.split("| ")[-2:] for line in lines] == [["0.50 ", "300.0 |"], ["5.0 ", "100.0 |"]]
+
+
+def test_an_agent_has_one_colour_everywhere() -> None:
+    groups = [Group(label, [make_run(agent=agent)]) for label, agent in (("A", "bc"), ("B", "arsq"))]
+    other = [Group(label, [make_run(agent="arsq")]) for label in ("B", "C")]
+    styles = line_styles([Panel("one", groups), Panel("two", other)])
+    assert list(styles) == ["B", "C", "A"]  # by agents, in the order of the colours
+    assert styles["B"] == {"color": COLORS["arsq"], "linestyle": "solid"}
+    assert styles["C"] == {"color": COLORS["arsq"], "linestyle": "dashed"}
+    assert styles["A"] == {"color": COLORS["bc"], "linestyle": "solid"}
+
+
+@pytest.mark.filterwarnings("error")  # matplotlib warns where it finds no room for the curves
+def test_a_sweep_has_a_colour_for_each_label_and_room_for_the_curves(tmp_path: Path) -> None:
+    names = [f"ARSQ with a long label, number {index}" for index in range(21)]
+    heights = []
+    for count in (1, len(names)):
+        panel = Panel("task", [Group(name, [make_run(agent="arsq")]) for name in names[:count]])
+        plot([panel], tmp_path / "curves.png")
+        heights.append(len(imageio.imread(tmp_path / "curves.png")))
+        assert len({str(style["color"]) for style in line_styles([panel]).values()}) == count
+    assert heights[1] > 1.5 * heights[0]
+
+
+def test_the_mean_is_drawn_over_the_steps_that_all_seeds_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where, with several environments, seeds were evaluated some steps apart."""
+    curves = [{10: 1.0, 20: 2.0, 30: 3.0}, {12: 2.0, 22: 4.0}]
+    runs = [
+        make_run(evaluations={step: {"eval/return": value} for step, value in curve.items()})
+        for curve in curves
+    ]
+    drawn = []
+    monkeypatch.setattr(Axes, "plot", lambda axes, x, y, **kwargs: drawn.append((x, y)))
+    plot([Panel("task", [Group("sac", runs)])], tmp_path / "curves.png")
+    steps, means = drawn[-1]
+    assert steps == [12, 20, 22]
+    np.testing.assert_allclose(means, [1.6, 2.8, 3.1])
+
+
+IMAGE = re.compile(r"!\[[^]]*\]\(([^)]+)\)")
+
+
+def images(folder: Path) -> set[Path]:
+    """What the pages in a folder show."""
+    return {
+        (page.parent / name).resolve()
+        for page in folder.rglob("*.md")
+        for name in IMAGE.findall(page.read_text(encoding="utf-8"))
+    }
+
+
+def test_the_pages_are_what_their_data_make(tmp_path: Path) -> None:
+    committed, copy = ROOT / "results", tmp_path / "results"
+    shutil.copytree(committed / "data", copy / "data")
+    shutil.copy(committed / "pages.yaml", copy)
+    write_pages(copy / "pages.yaml")
+    made = sorted(path.name for path in copy.glob("*.md"))
+    assert made == ["README.md", "adroit.md", "d4rl.md", "mujoco.md", "rlbench.md"]
+    for name in made:
+        assert (copy / name).read_text(encoding="utf-8") == (committed / name).read_text(encoding="utf-8")
+    shown = {path.relative_to(copy.resolve()) for path in images(copy)}
+    assert shown == {path.relative_to(copy) for path in copy.rglob("*.png")}
+
+
+def test_every_picture_of_the_results_is_there_and_shown() -> None:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "results/*.png"]
+    listed = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    if listed.returncode:
+        pytest.skip("this is no checkout")
+    there = {(ROOT / name).resolve() for name in listed.stdout.split() if (ROOT / name).exists()}
+    shown = {path for path in images(ROOT / "results") if "runs" not in path.relative_to(ROOT).parts}
+    assert shown == there
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("where: {agent.bins: 5}", "where: {agent.bins: 6}", "SAC on task in one: no such runs"),
+        ("where: {agent.bins: 5}", "until: 300", "a seed is there twice"),
+        ("where: {agent.bins: 5}", "runs: [s1-1, s2-3]", "which differ in agent.bins"),
+        ("data: [one]", "data: [two]", "two"),
+        ("label: SAC, ", "", "no 'label'"),
+        ("rows:", "row:", "no 'rows'"),
+    ],
+)
+def test_a_row_of_a_page_takes_seeds_of_one_experiment(
+    old: str, new: str, reason: str, tmp_path: Path
+) -> None:
+    runs = [
+        make_run("s1-1", settings={"agent.bins": 5}),
+        make_run("s2-1", seed=2, settings={"agent.bins": 5}),
+        make_run("s1-3", settings={"agent.bins": 7}),
+        make_run("s2-3", seed=2, settings={"agent.bins": 7}),
+    ]
+    write_published(group(runs)[0]["task"], tmp_path / "data" / "one")
+    text = """
+title: All
+image: all.png
+caption: Curves.
+heading: Reduced
+text: Text.
+agents: {sac: SAC}
+notes: [Note.]
+pages:
+  - file: page.md
+    title: Page
+    caveats: None.
+    sections:
+      - {title: Section, image: page.png, score: eval/return, score_name: return, steps: steps,
+         caption: Here., tasks: [{title: Task, task: task, data: 7, rows: [
+           {agent: sac, label: SAC, data: [one], where: {agent.bins: 5}, paper: 1.5}]}]}
+"""
+    pages = tmp_path / "pages.yaml"
+    pages.write_text(text)
+    assert main(pages=pages) == 0
+    assert (
+        "| Task | SAC | 1, 2 | 300 | 300.0 ± 0.0 | 300.0 ± 0.0 | 1.5 |" in (tmp_path / "page.md").read_text()
+    )
+    assert (
+        "| Task | return | 7 | 300.0 ± 0.0<br>2 seeds, 300<br>paper: 1.5 |"
+        in (tmp_path / "README.md").read_text()
+    )
+    assert old in text
+    pages.write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=reason):
+        main(pages=pages)
