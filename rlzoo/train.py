@@ -167,7 +167,6 @@ class Trainer:
         self.logger, self.progress, self.run_dir = logger, progress, run_dir
         self.best_saved = self._return_of_best_policy()
         self.start_clock()
-        first_step = self.counters.step
         while self.counters.offline_updates < self.config.offline_steps and self._goes_on(stop):
             self._update()
             self.counters.offline_updates += 1
@@ -176,7 +175,7 @@ class Trainer:
             self._iterate()
             self._after_step()
         if not stop.requested:
-            self._announce_goal(first_step)
+            self._announce_goal()
         self._checkpoint()
         # After the checkpoint: a longer run has no evaluation here, and a resumed one must equal it.
         if not stop.requested and not self.evaluated:
@@ -209,19 +208,17 @@ class Trainer:
         goal = self.config.stop_at_return
         return goal is not None and bool(self.evaluations) and self.evaluations[-1]["eval/return"] >= goal
 
-    def _announce_goal(self, first_step: int) -> None:
-        """Say so if `stop_at_return` has ended the run, which began at `first_step`, before its steps did."""
+    def _announce_goal(self) -> None:
+        """Say so if `stop_at_return` has ended the run before its steps did."""
         counters, config = self.counters, self.config
         is_short = counters.offline_updates < config.offline_steps or counters.env_steps < config.steps
-        if not (is_short and self._has_reached_goal()):
-            return
-        last = self.evaluations[-1]
-        already = "already " if counters.step == first_step else ""
-        none_online = "; no online step was taken" if config.steps and not counters.env_steps else ""
-        self.progress.note(
-            f"stopped: evaluation {last['eval/return']:g} at step {int(last['step']):,} {already}reached "
-            f"--stop-at-return {config.stop_at_return:g}{none_online}"
-        )
+        if is_short and self._has_reached_goal():
+            last = self.evaluations[-1]
+            none_online = "; no online step was taken" if config.steps and not counters.env_steps else ""
+            self.progress.note(
+                f"stopped: evaluation {last['eval/return']:g} at step {int(last['step']):,} reached "
+                f"--stop-at-return {config.stop_at_return:g}{none_online}"
+            )
 
     def _iterate(self) -> None:
         """One step of all environments, and the updates that are due meanwhile."""

@@ -236,7 +236,7 @@ def test_a_run_that_has_reached_its_goal_says_why_it_ends(
     resumed.load_state_dict(load_checkpoint(tmp_path / "checkpoints" / CHECKPOINT)["trainer"])
     train(resumed, tmp_path, resumed=True)
     assert resumed.counters.env_steps == 100
-    assert f"{NOTE}100 already reached --stop-at-return 6.5\n" in capsys.readouterr().out
+    assert f"{NOTE}100 reached --stop-at-return 6.5\n" in capsys.readouterr().out
     for goal in (7.5, None):  # a higher goal, or none, lets it go on
         longer = make_trainer(dataclasses.replace(config, stop_at_return=goal, steps=120))
         longer.load_state_dict(load_checkpoint(tmp_path / "checkpoints" / CHECKPOINT)["trainer"])

@@ -87,14 +87,12 @@ class MultiViewEncoder(nn.Module):
         channels: of each layer.
 
     Raises:
-        UserError: if there is no layer, or the images are too small for so many.
+        UserError: the images are too small for so many layers.
     """
 
     def __init__(self, pixels: tuple[int, int, int, int], channels: Sequence[int]) -> None:
         super().__init__()
         views, frame_channels, height, width = pixels
-        if not channels:
-            raise UserError("--agent.encoder-channels is empty: an encoder has at least one layer")
         shrink = 2 ** len(channels)
         if min(height, width) < shrink:
             raise UserError(
