@@ -16,7 +16,8 @@ class ActionRange:
     """The linear map from [low, high], dimension by dimension, to [-1, 1], and back.
 
     Attributes:
-        low, high: what -1 and 1 stand for, each [A] or a number; every low is below its high.
+        low, high: what -1 and 1 stand for, each [A] or a number. Where they are equal, that is all that [-1, 1]
+            stands for, and it is seen as 0.
     """
 
     low: Array | float
@@ -24,7 +25,7 @@ class ActionRange:
 
     def __post_init__(self) -> None:
         low, high = np.asarray(self.low), np.asarray(self.high)
-        if not (np.isfinite(low).all() and np.isfinite(high).all() and np.less(low, high).all()):
+        if not (np.isfinite(low).all() and np.isfinite(high).all() and np.less_equal(low, high).all()):
             raise ValueError(f"action bounds {self.low} and {self.high} are not finite or not in order")
 
     @functools.cached_property
@@ -43,7 +44,11 @@ class ActionRange:
 
     def to_unit(self, action: Array) -> FloatArray:
         """The task's actions [..., A] in [-1, 1]; what lies outside the range is clipped."""
-        unit = action if self.is_unit else (action - self._centre) / self._half_width
+        unit = (
+            action
+            if self.is_unit
+            else (action - self._centre) / np.where(self._half_width == 0, 1, self._half_width)
+        )
         return np.clip(unit, -1, 1).astype(np.float32, copy=False)
 
     def from_unit(self, unit: Array) -> Array:

@@ -12,17 +12,10 @@ from rlzoo.errors import UserError
 
 
 def find_dataset(task: str, given: str | os.PathLike[str] | None = None) -> str | os.PathLike[str]:
-    """The source of a task's data: what the user gave, a file on this machine, else a download.
+    """The source of a task's data for `rlzoo.data.load.load_episodes`: what is `given`, else D4RL's own file.
 
-    Files are looked for under D4RL's own names in the cache (`rlzoo.data.download.cache_dir`) and in D4RL's
-    folder ($D4RL_DATASET_DIR or ~/.d4rl/datasets).
-
-    Args:
-        task: D4RL's name.
-        given: a file, folder or Minari name that the user chose; it is returned as it is.
-
-    Returns:
-        What `rlzoo.data.load.load_episodes` takes.
+    That file is looked for in the cache (`rlzoo.data.download.cache_dir`) and in D4RL's folder
+    ($D4RL_DATASET_DIR or ~/.d4rl/datasets), and else downloaded into the cache.
 
     Raises:
         UserError: unknown task, or no data to be had; the message names every way to get them.
@@ -30,22 +23,21 @@ def find_dataset(task: str, given: str | os.PathLike[str] | None = None) -> str 
     row = find(task)
     if given is not None:
         return given
-    cache = cache_dir()
-    d4rl_folder = Path(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets").expanduser()
-    for folder in (cache, d4rl_folder):
-        if (folder / row.file_name).is_file():
-            return folder / row.file_name
-    target = cache / row.file_name
+    ours = cache_dir() / Path(row.url).name
+    theirs = Path(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets").expanduser() / ours.name
+    for path in (ours, theirs):
+        if path.is_file():
+            return path
     try:
-        download(row.url, target, check=_check)
+        download(row.url, ours, check=_check)
     except UserError as error:
         minari = f"; `minari download {row.minari}` and --dataset {row.minari}" if row.minari else ""
         raise UserError(
             f"no dataset for {task}: {error}. Ways to get one: --dataset FILE with any file of a known format"
-            f"; D4RL's {row.file_name} put into {cache} or {d4rl_folder}{minari}; one made by "
+            f"; D4RL's {ours.name} put into {ours.parent} or {theirs.parent}{minari}; one made by "
             "experiments/make_dataset.py"
         ) from error
-    return target
+    return ours
 
 
 def _check(path: Path) -> None:

@@ -9,16 +9,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import TypeVar
-
-import numpy as np
-import numpy.typing as npt
 
 from rlzoo.errors import UserError
 
 _HOST = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
-Returns = TypeVar("Returns", float, npt.NDArray[np.float64])
 
 
 @dataclass(frozen=True)
@@ -89,13 +83,12 @@ class D4RLTask:
         name: D4RL's name, "hopper-medium-v2".
         family: how it is built.
         env_id: the Gymnasium task behind it.
-        variant: what tells the tasks of one `env_id` apart: a maze's name, a kitchen's task set, "dense".
-        state_dim: S, as in the dataset.
-        action_dim: A, as in the dataset; D4RL's actions are within [-1, 1] everywhere.
+        state_dim, action_dim: S and A, as in the dataset; D4RL's actions are within [-1, 1] everywhere.
         max_episode_steps: the time limit.
-        min_score: D4RL's reference return of a random policy.
-        max_score: D4RL's reference return of an expert.
+        min_score, max_score: D4RL's reference returns of a random policy and of an expert.
         url: the dataset's address.
+        variant: what tells the tasks of one `env_id` apart: a maze's name, with "-dense" for the dense
+            reward; a kitchen's task set.
         minari: a Minari dataset of the same layout that could stand in, if there is one: for Adroit and
             Kitchen made from D4RL's own data, for locomotion other data of a similar level.
     """
@@ -103,31 +96,24 @@ class D4RLTask:
     name: str
     family: Family
     env_id: str
-    variant: str
     state_dim: int
     action_dim: int
     max_episode_steps: int
     min_score: float
     max_score: float
     url: str
+    variant: str = ""
     minari: str | None = None
 
-    @property
-    def file_name(self) -> str:
-        """The dataset's file name, the last part of its address."""
-        return PurePosixPath(self.url).name
-
-
-# name: Gymnasium task, S, A, random's return, expert's return
-_LOCOMOTION = {
-    "halfcheetah": ("HalfCheetah-v4", 17, 6, -280.178953, 12135.0),
-    "hopper": ("Hopper-v4", 11, 3, -20.272305, 3234.3),
-    "walker2d": ("Walker2d-v4", 17, 6, 1.629008, 4592.3),
-    "ant": ("Ant-v4", 111, 8, -325.6, 3879.7),
-}
-_LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert", "full-replay")
 
 # name: Gymnasium task, S, A, steps, random's return, expert's return
+_LOCOMOTION = {
+    "halfcheetah": ("HalfCheetah-v4", 17, 6, 1000, -280.178953, 12135.0),
+    "hopper": ("Hopper-v4", 11, 3, 1000, -20.272305, 3234.3),
+    "walker2d": ("Walker2d-v4", 17, 6, 1000, 1.629008, 4592.3),
+    "ant": ("Ant-v4", 111, 8, 1000, -325.6, 3879.7),
+}
+
 _ADROIT = {
     "pen": ("AdroitHandPen-v1", 45, 24, 100, 96.262799, 3076.8331017826877),
     "door": ("AdroitHandDoor-v1", 39, 28, 200, -56.512833, 2880.5693087298737),
@@ -141,15 +127,8 @@ _ADROIT_SOURCES = {
     "expert": "v0_expert_clipped",
 }
 
-# task: maze, steps, maze in the -v0 and -v2 files' names, maze in the -v1 files' names, multistart, multigoal
-_ANTMAZE = {
-    "umaze": ("umaze", 700, "u-maze", "umaze", False, False),
-    "umaze-diverse": ("umaze", 700, "u-maze", "umaze", True, True),
-    "medium-play": ("medium", 1000, "big-maze", "medium", True, False),
-    "medium-diverse": ("medium", 1000, "big-maze", "medium", True, True),
-    "large-play": ("large", 1000, "hardest-maze", "large", True, False),
-    "large-diverse": ("large", 1000, "hardest-maze", "large", True, True),
-}
+# maze: steps, and what the -v0 and -v2 files' names call it
+_ANTMAZE = {"umaze": (700, "u-maze"), "medium": (1000, "big-maze"), "large": (1000, "hardest-maze")}
 
 _KITCHEN = {
     "complete": "mini_kitchen_microwave_kettle_light_slider-v0",
@@ -171,88 +150,54 @@ _MAZE2D = {
 
 
 def _locomotion() -> Iterator[D4RLTask]:
-    for robot, (env_id, state_dim, action_dim, low, high) in _LOCOMOTION.items():
-        for level in _LEVELS:
-            for version in ("v0", "v1", "v2"):
-                file = f"gym_mujoco_{version}/{robot}_{level.replace('-', '_')}-{version}"
-                if version == "v0":
-                    if level == "full-replay":
-                        continue  # D4RL has it from -v1 on
-                    # The first files had other names: "mixed" for medium-replay, and once without the "2d".
-                    old = robot.removesuffix("2d") if level == "medium-replay" else robot
-                    file = f"gym_mujoco/{old}_{level.replace('medium-replay', 'mixed').replace('-', '_')}"
-                has_minari = level in ("medium", "expert") and robot != "ant"
-                yield D4RLTask(
-                    f"{robot}-{level}-{version}",
-                    LOCOMOTION,
-                    env_id,
-                    "",
-                    state_dim,
-                    action_dim,
-                    1000,
-                    low,
-                    high,
-                    f"{_HOST}/{file}.hdf5",
-                    f"mujoco/{robot}/{level}-v0" if has_minari else None,
-                )
+    for robot, row in _LOCOMOTION.items():
+        for level in ("random", "medium", "medium-replay", "medium-expert", "expert", "full-replay"):
+            file = f"{robot}_{level.replace('-', '_')}"
+            # The first files had other names: "mixed" for medium-replay, and once without the "2d".
+            old_file = f"{robot.removesuffix('2d')}_mixed" if level == "medium-replay" else file
+            urls = {f"v{i}": f"{_HOST}/gym_mujoco_v{i}/{file}-v{i}.hdf5" for i in (1, 2)}
+            if level != "full-replay":  # D4RL has it from -v1 on
+                urls = {"v0": f"{_HOST}/gym_mujoco/{old_file}.hdf5"} | urls
+            has_minari = level in ("medium", "expert") and robot != "ant"
+            minari = f"mujoco/{robot}/{level}-v0" if has_minari else None
+            for version, url in urls.items():
+                yield D4RLTask(f"{robot}-{level}-{version}", LOCOMOTION, *row, url, minari=minari)
 
 
 def _adroit() -> Iterator[D4RLTask]:
-    for skill, (env_id, state_dim, action_dim, steps, low, high) in _ADROIT.items():
+    for skill, row in _ADROIT.items():
         for source, old in _ADROIT_SOURCES.items():
-            for version, file in (
-                ("v0", f"hand_dapg/{skill}-{old}"),
-                ("v1", f"hand_dapg_v1/{skill}-{source}-v1"),
-            ):
-                yield D4RLTask(
-                    f"{skill}-{source}-{version}",
-                    ADROIT,
-                    env_id,
-                    skill,
-                    state_dim,
-                    action_dim,
-                    steps,
-                    low,
-                    high,
-                    f"{_HOST}/{file}.hdf5",
-                    f"D4RL/{skill}/{source}-v2",
-                )
+            files = {"v0": f"hand_dapg/{skill}-{old}", "v1": f"hand_dapg_v1/{skill}-{source}-v1"}
+            for version, file in files.items():
+                name, url = f"{skill}-{source}-{version}", f"{_HOST}/{file}.hdf5"
+                yield D4RLTask(name, ADROIT, *row, url, minari=f"D4RL/{skill}/{source}-v2")
 
 
 def _antmaze() -> Iterator[D4RLTask]:
-    for task, (maze, steps, old_maze, new_maze, multistart, multigoal) in _ANTMAZE.items():
-        kind = f"noisy_multistart_{multistart}_multigoal_{multigoal}_sparse"
-        for version, file in (
-            ("v0", f"ant_maze_new/Ant_maze_{old_maze}_{kind}"),
-            ("v1", f"ant_maze_v1/Ant_maze_{new_maze}_{kind}"),
-            ("v2", f"ant_maze_v2/Ant_maze_{old_maze}_{kind}_fixed"),
-        ):
-            url = f"{_HOST}/{file}.hdf5"
-            name = f"antmaze-{task}-{version}"
-            yield D4RLTask(name, ANTMAZE, "AntMaze_UMaze-v5", maze, 29, 8, steps, 0.0, 1.0, url)
+    for task in ("umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse"):
+        maze, _, _ = task.partition("-")
+        steps, old_maze = _ANTMAZE[maze]
+        kind = f"noisy_multistart_{task != 'umaze'}_multigoal_{'diverse' in task}_sparse"
+        files = {
+            "v0": f"ant_maze_new/Ant_maze_{old_maze}_{kind}",
+            "v1": f"ant_maze_v1/Ant_maze_{maze}_{kind}",
+            "v2": f"ant_maze_v2/Ant_maze_{old_maze}_{kind}_fixed",
+        }
+        for version, file in files.items():
+            name, url = f"antmaze-{task}-{version}", f"{_HOST}/{file}.hdf5"
+            yield D4RLTask(name, ANTMAZE, "AntMaze_UMaze-v5", 29, 8, steps, 0.0, 1.0, url, maze)
 
 
 def _kitchen() -> Iterator[D4RLTask]:
     for kind, file in _KITCHEN.items():
-        yield D4RLTask(
-            f"kitchen-{kind}-v0",
-            KITCHEN,
-            "FrankaKitchen-v1",
-            kind,
-            60,
-            9,
-            280,
-            0.0,
-            4.0,
-            f"{_HOST}/kitchen/{file}.hdf5",
-            f"D4RL/kitchen/{kind}-v2",
-        )
+        name, url, minari = f"kitchen-{kind}-v0", f"{_HOST}/kitchen/{file}.hdf5", f"D4RL/kitchen/{kind}-v2"
+        yield D4RLTask(name, KITCHEN, "FrankaKitchen-v1", 60, 9, 280, 0.0, 4.0, url, kind, minari)
 
 
 def _maze2d() -> Iterator[D4RLTask]:
     for task, (variant, steps, file, low, high) in _MAZE2D.items():
-        url = f"{_HOST}/maze2d/{file}.hdf5"
-        yield D4RLTask(f"maze2d-{task}", MAZE2D, "PointMaze_UMaze-v3", variant, 4, 2, steps, low, high, url)
+        name, url = f"maze2d-{task}", f"{_HOST}/maze2d/{file}.hdf5"
+        yield D4RLTask(name, MAZE2D, "PointMaze_UMaze-v3", 4, 2, steps, low, high, url, variant)
 
 
 TASKS: dict[str, D4RLTask] = {
@@ -266,23 +211,18 @@ def find(name: str) -> D4RLTask:
     Raises:
         UserError: there is none; the message has the nearest names.
     """
-    try:
-        return TASKS[name]
-    except KeyError:
+    if name not in TASKS:
         near = difflib.get_close_matches(name, TASKS, n=4, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "expected one like hopper-medium-v2"
-        raise UserError(f"{name}: no such D4RL task; {hint}") from None
+        raise UserError(f"{name}: no such D4RL task; {hint}")
+    return TASKS[name]
 
 
-def normalized_score(task: str | D4RLTask, returns: Returns) -> Returns:
-    """D4RL's normalised score of returns, as papers print it: 0 for a random policy, 100 for an expert.
-
-    Args:
-        task: the task or its name.
-        returns: undiscounted returns, a number or an array.
+def normalized_score(task: str, mean_return: float) -> float:
+    """D4RL's normalised score of an undiscounted return: 0 for a random policy, 100 for an expert.
 
     Raises:
         UserError: there is no task of that name.
     """
-    task = find(task) if isinstance(task, str) else task
-    return 100.0 * (returns - task.min_score) / (task.max_score - task.min_score)
+    row = find(task)
+    return 100.0 * (mean_return - row.min_score) / (row.max_score - row.min_score)

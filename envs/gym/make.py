@@ -7,22 +7,25 @@ import difflib
 import functools
 import importlib
 import io
+import os
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box
 
 from envs.gym.rendering import import_mujoco, rendering_backend, use_backend
-from envs.gym.vector import Environment, GymVectorTask
+from envs.gym.snapshot import Environment
+from envs.gym.vector import GymVectorTask
+from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
-from rlzoo.types import FloatArray
 
 # The families whose tasks have continuous actions, and the continuous tasks of mixed ones: what to suggest.
-_CONTINUOUS_FAMILIES = ("gymnasium.envs.mujoco", "gymnasium_robotics")
+_MUJOCO, _ROBOTICS = "gymnasium.envs.mujoco", "gymnasium_robotics"
 _CONTINUOUS_TASKS = (
     *("Pendulum-v1", "MountainCarContinuous-v0", "LunarLanderContinuous-v3"),
     *("BipedalWalker-v3", "BipedalWalkerHardcore-v3", "CarRacing-v3"),
@@ -36,18 +39,16 @@ def make(task: str, num_envs: int, *, processes: bool = False, render: bool = Fa
     Args:
         task: a Gymnasium id with its version, such as "HalfCheetah-v5" or "AntMaze_UMaze-v5"; a task of
             your own as "module:Name-v0", where importing the module registers it.
-        num_envs: the number of copies.
         processes: whether each runs in a process of its own.
-        render: whether `GymVectorTask.render` is to work.
+        render: whether `GymVectorTask.render`, which draws the first copy, is to work.
 
     Raises:
         UserError: there is no such task, its actions are not continuous, a package that it needs is missing,
             or nothing here can draw frames. The message says which and what to do.
     """
-    backend = (
-        rendering_backend() if render and not _entry_point(find(task)).startswith(_DRAWN_BY_PYGAME) else None
-    )
     _warn_of_no_time_limit(task)
+    draws_with_mujoco = render and not str(find(task).entry_point).startswith(_DRAWN_BY_PYGAME)
+    backend = rendering_backend() if draws_with_mujoco else None
     make_envs = [
         functools.partial(make_env, task, render=render and i == 0, backend=backend) for i in range(num_envs)
     ]
@@ -64,23 +65,25 @@ def _warn_of_no_time_limit(task: str) -> None:
         )
 
 
-def make_env(task: str, *, render: bool = False, backend: str | None = None) -> Environment:
+def make_env(task: str, *, render: bool = False, backend: str | None = None, **options: Any) -> Environment:
     """Make one environment with its time limit, as Gymnasium registers it.
 
     Args:
         task: a Gymnasium id, as for `make`.
         render: whether it draws frames (render mode "rgb_array").
         backend: what draws them, from `rendering_backend`; a worker process does not inherit the choice.
+        options: further arguments of `gymnasium.make`.
 
     Raises:
-        UserError: as for `make`, save that actions and drawing are not checked.
+        UserError: there is no such task, or a package that it needs is missing.
     """
     spec = find(task)
     if backend is not None:
         use_backend(backend)
     with contextlib.suppress(ImportError):  # a task that needs it says so itself
         import_mujoco()
-    options: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
+    if render:
+        options["render_mode"] = "rgb_array"
     try:
         with warnings.catch_warnings():
             # Who asks for -v4 (D4RL's data is of it) knows that there is a -v5.
@@ -94,69 +97,78 @@ def make_env(task: str, *, render: bool = False, backend: str | None = None) -> 
     return env
 
 
-def action_bounds(task: str) -> tuple[FloatArray, FloatArray]:
-    """The task's own lower and upper action bounds, each [A]: what -1 and 1 stand for."""
-    env = make_env(task)
-    space = env.action_space
-    env.close()
-    assert isinstance(space, gym.spaces.Box)
-    return space.low.ravel().astype(np.float32), space.high.ravel().astype(np.float32)
+def action_range(task: str) -> ActionRange:
+    """What -1 and 1 stand for in each of the task's A actions."""
+    with contextlib.closing(make_env(task)) as env:
+        assert isinstance(env.action_space, Box)
+        return ActionRange(env.action_space.low.ravel(), env.action_space.high.ravel())
+
+
+def tasks() -> list[str]:
+    """The ids of Gymnasium's MuJoCo tasks, each in its newest version."""
+    return sorted(
+        _newest(spec for spec in gym.registry.values() if str(spec.entry_point).startswith(_MUJOCO))
+    )
 
 
 def find(task: str) -> EnvSpec:
     """Look a task up by its full id, importing gymnasium-robotics (or ``module:``) where it is needed.
 
     Raises:
-        UserError: nothing of that name is registered; the message has the nearest names.
+        UserError: nothing of that name is registered (the message has the nearest names), or the module
+            cannot be imported.
     """
     module, _, name = task.rpartition(":")
     if module:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise UserError(f"{task}: the module {module} cannot be imported ({error})") from error
+        _import(task, module)
     elif name not in gym.registry:
-        _register_robotics()
+        import_mujoco()  # gymnasium-robotics imports it, and prints a note about some Adroit tasks' rewards
+        with contextlib.redirect_stderr(io.StringIO()):
+            importlib.import_module("gymnasium_robotics")
     if name in gym.registry:
         return gym.registry[name]
-    namespace, _, _ = name.rpartition("/")
-    if namespace and not any(spec.namespace == namespace for spec in gym.registry.values()):
-        raise UserError(
-            f"unknown task {task!r}: nothing registers the namespace {namespace!r}; if its actions are"
-            f" continuous, install the package that has it and write module:{name}"
-        )
-    nearest = ", ".join(_nearest(name))
-    raise UserError(f"unknown task {task!r}" + (f", did you mean {nearest}?" if nearest else ""))
+    continuous = _newest(
+        spec
+        for spec in gym.registry.values()
+        if str(spec.entry_point).startswith((_MUJOCO, _ROBOTICS)) or spec.id in _CONTINUOUS_TASKS
+    )
+    names = {task.lower(): task for task in continuous}
+    nearest = [names[match] for match in difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)]
+    hint = f", did you mean {', '.join(nearest)}?" if nearest else "."
+    raise UserError(f"unknown task {task!r}{hint} A task that a module registers is written module:Name-v0")
 
 
-def _register_robotics() -> None:
-    # It prints a note about the rewards of some Adroit tasks, whatever is imported, once per process.
-    with contextlib.redirect_stderr(io.StringIO()):
-        importlib.import_module("gymnasium_robotics")
+def _import(task: str, module: str) -> None:
+    """Import a user's module, for which the current folder is searched too, after all others.
+
+    The folder stays in the search path for what the module itself imports later, and worker processes are
+    started with the search path of this one.
+    """
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        reason = str(error)
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            others = os.environ.get("PYTHONPATH")
+            reason = f"it is neither in the current folder {folder}"
+            reason += f" nor in PYTHONPATH {others}" if others else ""
+            reason += " nor among the installed packages"
+        raise UserError(f"{task}: the module {module} cannot be imported ({reason})") from error
 
 
-def _entry_point(spec: EnvSpec) -> str:
-    return spec.entry_point if isinstance(spec.entry_point, str) else ""
-
-
-def _nearest(name: str) -> list[str]:
-    """Up to three registered names near to `name`: continuous tasks in their newest versions."""
-    newest: dict[tuple[str | None, str], EnvSpec] = {}
-    for spec in gym.registry.values():
-        if _entry_point(spec).startswith(_CONTINUOUS_FAMILIES) or spec.id in _CONTINUOUS_TASKS:
-            newest[spec.namespace, spec.name] = _newest(spec)
-    names = {spec.id.lower(): spec.id for spec in newest.values()}
-    return [names[match] for match in difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)]
-
-
-def _newest(spec: EnvSpec) -> EnvSpec:
-    same = [s for s in gym.registry.values() if (s.namespace, s.name) == (spec.namespace, spec.name)]
-    return max(same, key=lambda s: s.version or 0)
+def _newest(specs: Iterable[EnvSpec]) -> list[str]:
+    """The ids of the newest versions among `specs`."""
+    by_version = sorted(specs, key=lambda spec: spec.version or 0)
+    return list({(spec.namespace, spec.name): spec.id for spec in by_version}.values())
 
 
 def _cannot_make(spec: EnvSpec, error: Exception) -> UserError:
     reason = " ".join(map(str, error.args))  # DependencyNotInstalled holds several strings
     if "mujoco_py" in reason or "mujoco v2 and v3" in reason:
         reason = "this version needs mujoco-py, which is no longer maintained"
-    newest = _newest(spec).id
+    names = spec.namespace, spec.name
+    [newest] = _newest(other for other in gym.registry.values() if (other.namespace, other.name) == names)
     return UserError(f"{spec.id}: {reason}" + (f"; use {newest}" if newest != spec.id else ""))

@@ -21,8 +21,7 @@ context.free()
 print("works")
 """
 
-
-_in_use: set[str] = set()  # what this process has been made to draw with
+_in_use: set[str] = set()  # the backends that `use_backend` was called with
 
 
 def rendering_backend() -> str:
@@ -45,26 +44,20 @@ def rendering_backend() -> str:
         if _works(backend):
             use_backend(backend)
             return backend
+    failed = f"MUJOCO_GL={asked} cannot" if asked else "neither EGL nor OSMesa can"
     raise UserError(
-        (
-            f"MUJOCO_GL={asked} cannot draw frames here"
-            if asked
-            else "neither EGL nor OSMesa can draw frames here"
-        )
-        + ": install EGL (Debian package libegl1) or OSMesa (libosmesa6), and set MUJOCO_GL to egl or osmesa"
-        " to choose one"
+        f"{failed} draw frames here: install EGL (Debian package libegl1) or OSMesa (libosmesa6), and set "
+        "MUJOCO_GL to egl or osmesa to choose one"
     )
 
 
 def import_mujoco() -> None:
-    """Import MuJoCo, which then draws nothing by itself.
+    """Import MuJoCo in such a way that nothing has to be installed for drawing.
 
-    With MUJOCO_GL set, the import loads what that names, and fails with a traceback where it is not
-    installed, though nothing may ever be drawn. Gymnasium reads the variable again when it draws.
+    With MUJOCO_GL set, the import loads the library that it names and fails where that is not installed,
+    though nothing may ever be drawn. It is hidden meanwhile: Gymnasium reads it again when it draws.
     """
-    if "mujoco" in sys.modules:
-        return
-    # What `use_backend` has set works, and who draws without Gymnasium needs MuJoCo to know it.
+    # What `use_backend` has set works, and `mujoco.Renderer` needs it on import.
     chosen = None if _in_use else os.environ.pop("MUJOCO_GL", None)
     try:
         importlib.import_module("mujoco")
@@ -85,15 +78,11 @@ def _variables(backend: str) -> dict[str, str]:
 
 @functools.cache
 def _works(backend: str) -> bool:
+    # -P: the current folder may have a file that is called like a package.
+    command = [sys.executable, "-P", "-c", _PROBE]
+    environment = os.environ | _variables(backend)
     try:
-        probe = subprocess.run(
-            # -P: the current folder may have a file that is called like a package.
-            [sys.executable, "-P", "-c", _PROBE],
-            env=os.environ | _variables(backend),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        probe = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
         return False
     return probe.stdout.strip() == "works"  # the exit code may be that of a driver's clean-up

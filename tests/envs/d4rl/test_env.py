@@ -42,7 +42,7 @@ def test_every_task_of_the_benchmark_is_there():
     assert len(TASKS) == 4 * 17 + 4 * 6 + 18 + 3 + 8
     assert all(name == task.name for name, task in TASKS.items())
     assert len({task.url for task in TASKS.values()}) == len(TASKS)
-    assert len({task.file_name for task in TASKS.values()}) == len(TASKS)  # they share one cache folder
+    assert len({Path(task.url).name for task in TASKS.values()}) == len(TASKS)  # they share one cache folder
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,7 @@ REFERENCE_SCORES = {
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_reference_scores(name):
     low, high = REFERENCE_SCORES[name if name.startswith("maze2d") else name.partition("-")[0]]
-    np.testing.assert_allclose(normalized_score(name, np.array([low, high])), [0, 100], atol=1e-9)
-    np.testing.assert_allclose(normalized_score(find(name), np.array([low, high])), [0, 100], atol=1e-9)
+    assert [normalized_score(name, low), normalized_score(name, high)] == pytest.approx([0, 100])
 
 
 @pytest.mark.parametrize("call", [find, make_env, find_dataset, lambda name: make(name, 1)])
@@ -325,7 +324,7 @@ def test_kitchen_observation_is_d4rl_s():
     np.testing.assert_array_equal(rows, np.tile([*range(9), *range(18, 39), *goal], (4, 1)))
     assert flatten_obs("hopper-medium-v2") is None
     for wrong in ({}, {"observation": np.zeros((7, 70))}, {"observation": np.float64(1)}):
-        with pytest.raises(UserError, match=r"key 'observation' .*, expected kitchen's \[steps, 59\]"):
+        with pytest.raises(UserError, match=r"expected kitchen's observations \[steps, 59\]"):
             flatten(wrong)
 
 
@@ -542,7 +541,7 @@ def test_an_interrupted_download_leaves_nothing(cache, server, interrupt):
 
 def test_files_are_found_in_the_order_given_cache_d4rl_s_folder(cache, tmp_path):
     assert find_dataset("hopper-medium-v2", "somewhere") == "somewhere"
-    name = find("hopper-medium-v2").file_name
+    name = Path(find("hopper-medium-v2").url).name
     theirs = tmp_path / "d4rl" / name
     theirs.parent.mkdir()
     theirs.touch()
