@@ -16,8 +16,8 @@ class ActionRange:
     """The linear map from [low, high], dimension by dimension, to [-1, 1], and back.
 
     Attributes:
-        low, high: what -1 and 1 stand for, each [A] or a number. Where they are equal, that is all that [-1, 1]
-            stands for, and it is seen as 0.
+        low, high: what -1 and 1 stand for, each [A] or a number. Where they are equal, all of [-1, 1] stands
+            for that, and it is seen as 0.
     """
 
     low: Array | float
@@ -44,11 +44,8 @@ class ActionRange:
 
     def to_unit(self, action: Array) -> FloatArray:
         """The task's actions [..., A] in [-1, 1]; what lies outside the range is clipped."""
-        unit = (
-            action
-            if self.is_unit
-            else (action - self._centre) / np.where(self._half_width == 0, 1, self._half_width)
-        )
+        width = np.where(self._half_width == 0, 1, self._half_width)
+        unit = action if self.is_unit else (action - self._centre) / width
         return np.clip(unit, -1, 1).astype(np.float32, copy=False)
 
     def from_unit(self, unit: Array) -> Array:
