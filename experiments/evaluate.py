@@ -57,7 +57,7 @@ class Request(Settings):
     seed: Seed = 1
     """Decides how the episodes start, and what is sampled."""
     device: str = "cpu"
-    """Of the agent."""
+    """Where the agent's networks run: cpu, cuda, cuda:1, …"""
     threads: Count | None = None
     """CPU threads of PyTorch; None: one per core."""
     output: Path | None = None

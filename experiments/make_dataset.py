@@ -69,9 +69,9 @@ class Request(Settings):
     """Act with the policy's mean plus Gaussian noise of this standard deviation, in units of the task's
     actions in [-1, 1]; None: sample the policy, as D4RL does."""
     seed: Seed = 1
-    """Of the environments and the sampling."""
+    """Decides how episodes start, and what is sampled."""
     device: str = "cpu"
-    """Of the policy."""
+    """Where the policy's networks run: cpu, cuda, …"""
     output: Path | None = None
     """D4RL-format HDF5 file to write."""
     minari: str | None = None
