@@ -42,7 +42,7 @@ class ARSQConfig(AutoregressiveConfig):
     """Hyperparameters of ARSQ; the defaults are the authors' for D4RL tasks without values of their own."""
 
     demo_loss: Literal["cql", "margin"] = "cql"
-    """How other codes' advantages are kept below the data's: all together, or one by one."""
+    """Keeps other codes below the data's: all together, or one by one."""
     demo_rows: Literal["demos", "all"] = "demos"
     """The rows of that loss: demonstrations, or the whole batch."""
     demo_weight: NotNegative = 5.0
@@ -50,7 +50,7 @@ class ARSQConfig(AutoregressiveConfig):
     demo_floor: Annotated[float, Field(lt=math.inf)] = -1.0
     """c: a lead of -c is enough, and that loss has no gradient beyond it."""
     demo_noise: NotNegative = 0.0
-    """Standard deviation of Gaussian noise on the demonstrations' actions (ours)."""
+    """Deviation of noise on the demonstrations' actions (ours)."""
     td_weight: NotNegative = 1.0
     """Weight of the TD loss."""
     act_with: Literal["online", "target"] = "online"

@@ -30,19 +30,19 @@ class AutoregressiveConfig(AgentConfig):
     """How an action becomes a sequence of codes, and the network that scores them one by one."""
 
     levels: Count = 1
-    """L: how often an interval of an action dimension is cut into `bins` parts."""
+    """L: how often an interval is cut into `bins` parts."""
     bins: Count = 41
-    """N: the number of parts of each cut."""
+    """N: parts of each cut."""
     temperature: Positive = 0.1
     """alpha of the policy exp(A_t / alpha)."""
     order: Literal["level", "dimension"] = "level"
-    """Codes by level, coarse ones first, or all of a dimension before the next (ablation)."""
+    """Codes by level, coarse first, or by dimension (ablation)."""
     autoregressive: bool = True
-    """Off: every position sees the prefix as its level began (ablation)."""
+    """Off: positions see the prefix as their level began (ablation)."""
     greedy: Literal["mode", "median"] = "mode"
-    """The deterministic action: the most likely code of every position, or the median's."""
+    """The deterministic action's codes: most likely, or median."""
     trunk: Literal["shared", "separate"] = "shared"
-    """One trunk with a head per position, or a network per position (ablation)."""
+    """One trunk with heads, or a network per position (ablation)."""
     hidden: Widths = (512, 512, 512)
     """Widths of the hidden layers of every network."""
     activation: Activation = "tanh"
@@ -50,9 +50,9 @@ class AutoregressiveConfig(AgentConfig):
     layer_norm: bool = False
     """Hidden layers without bias, normalised; output layers that start at zero."""
     feature_dim: Count = 64
-    """With images: width of the layers between features and networks."""
+    """With images: width of their projections."""
     encoder_channels: Widths = (32, 64, 128, 256)
-    """With images: channels of the convolutions, each of which halves the image."""
+    """With images: channels of the convolutions."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,9 +35,9 @@ class CQNConfig(AgentConfig):
     """Hyperparameters of CQN; the defaults are those of ARSQ's comparison on D4RL where these are known."""
 
     levels: Count = 3
-    """L: how often an interval of an action dimension is cut into `bins` parts."""
+    """L: how often an interval is cut into `bins` parts."""
     bins: Count = 5
-    """N: the number of parts of each cut."""
+    """N: parts of each cut."""
     atoms: Count = 51
     """Z: atoms of the distribution over returns (C51); 1 learns the mean by squared error."""
     v_min: Finite = 0.0
@@ -47,7 +47,7 @@ class CQNConfig(AgentConfig):
     feature_dim: Count = 64
     """F: width of the layer between observation (images, state) and each stream."""
     encoder_channels: Widths = (32, 64, 128, 256)
-    """With images: channels of the convolutions, each of which halves the image."""
+    """With images: channels of the convolutions."""
     hidden: Widths = (512, 512)
     """Widths of the hidden layers of each stream."""
     td_weight: NotNegative = 0.1

@@ -44,9 +44,9 @@ class SACConfig(AgentConfig):
     target_entropy: Finite | None = None
     """In nats; None: minus the number of action dimensions."""
     feature_dim: Count = 64
-    """With images: width of the layers between features and networks."""
+    """With images: width of their projections."""
     encoder_channels: Widths = (32, 64, 128, 256)
-    """With images: channels of the convolutions, each of which halves the image."""
+    """With images: channels of the convolutions."""
 
 
 class SAC(Agent):

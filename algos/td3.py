@@ -44,9 +44,9 @@ class TD3Config(AgentConfig):
     target_noise_clip: Annotated[float, Field(ge=0)] = 0.5
     """c: that noise is clipped to +-c."""
     feature_dim: Count = 64
-    """With images: width of the layers between features and networks."""
+    """With images: width of their projections."""
     encoder_channels: Widths = (32, 64, 128, 256)
-    """With images: channels of the convolutions, each of which halves the image."""
+    """With images: channels of the convolutions."""
 
 
 class TD3(Agent):

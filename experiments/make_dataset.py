@@ -23,7 +23,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from rlzoo.run.machine import resolve_device
 
 from experiments.runner.policy import Policy, load_policy, read_run
 from experiments.runner.suite import Suite
@@ -36,6 +35,7 @@ from rlzoo.errors import UserError
 from rlzoo.replay import ReplayBuffer
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import check_writable
+from rlzoo.run.machine import resolve_device
 from rlzoo.settings import Count, NotNegative, Seed, Settings
 from rlzoo.tracker import EpisodeTracker
 from rlzoo.train import BEST_POLICY, CHECKPOINT, TrainConfig

@@ -60,15 +60,15 @@ class RLBenchOptions(Settings):
     """What is simulated, seen and demonstrated."""
 
     simulator: Literal["auto", "rlbench", "mujoco"] = "auto"
-    """mujoco is a stand-in for a few tasks; auto: rlbench where that package is installed."""
+    """auto: rlbench where installed, else its stand-in."""
     observations: Literal["pixels", "state"] = "pixels"
-    """Camera images and the robot's joints, or the joints and the poses of the task's objects."""
+    """Camera images, or the state of the task's objects."""
     demos: Count = 100
-    """Demonstrations to learn from: of --dataset, or recorded before training."""
+    """Demonstrations, of --dataset or newly recorded."""
     cameras: Annotated[tuple[Camera, ...], Field(min_length=1)] = CAMERAS
     """Views, in this order."""
     image_size: Count = IMAGE_SIZE
-    """Height and width of the images, in pixels."""
+    """Height and width of the images."""
     frame_stack: Count = FRAME_STACK
     """Images that an agent sees at once."""
 

@@ -40,43 +40,43 @@ class TrainConfig(Settings):
     """The loop's settings. "Steps" are environment steps, over all parallel environments."""
 
     steps: CountOrZero = 1_000_000
-    """Environment steps to train for; with --offline, updates."""
+    """Environment steps (--offline: updates)."""
     num_envs: Count = 1
     """Parallel environments, stepped together."""
     processes: bool = False
-    """Run each training environment in a process of its own (for slow simulators)."""
+    """A process per environment, for slow simulators."""
     warmup_steps: CountOrZero = 10_000
-    """Steps with uniformly random actions before the first update."""
+    """Steps of random actions before any update."""
     utd: NotNegative = 1.0
-    """Update-to-data ratio: gradient updates per environment step after the warm-up."""
+    """Updates per environment step after the warm-up."""
     offline_steps: CountOrZero = 0
-    """Updates on recorded data alone, before the first environment step."""
+    """Updates on recorded data before the first step."""
     batch_size: Count = 256
     """Transitions per update."""
     demo_fraction: Fraction = 0.5
-    """Share of each batch that comes from the demonstrations, where there are any."""
+    """Demonstrations' share of each batch."""
     join_capacity: CountOrZero = 0
-    """Rows for successful online episodes that join the demonstrations; 0: none joins."""
+    """Rows for successes that join the demonstrations."""
     bootstrap_through_success: bool = False
-    """Store online episodes that end in success as cut, so that the value goes on."""
+    """Store successful online episodes as cut."""
     discount: Fraction = 0.99
     """gamma, per environment step."""
     n_step: Count = 1
     """n of the n-step returns."""
     buffer_capacity: Count = 1_000_000
-    """Rows of the replay buffer: one per step and one per episode end."""
+    """Rows of the replay buffer."""
     eval_every: Count = 50_000
-    """Steps between evaluations with the deterministic policy."""
+    """Steps between evaluations."""
     eval_episodes: Count = 10
-    """Episodes per evaluation, played side by side."""
+    """Episodes per evaluation."""
     stop_at_return: float | None = None
-    """End with the first evaluation whose mean return is at least this."""
+    """End once an evaluation's mean return is this."""
     log_every: Count = 2_000
-    """Steps between two rows of losses, values and training returns."""
+    """Steps between two rows in the log."""
     checkpoint_every: Count = 250_000
-    """Steps between two checkpoints; there is one at the end and on a signal too."""
+    """Steps between checkpoints."""
     capture: Capture = "auto"
-    """auto: updates as CUDA graphs on a GPU; off: eagerly."""
+    """Updates as CUDA graphs on a GPU, or eagerly."""
 
 
 @dataclass

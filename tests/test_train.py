@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rlzoo.run.signals import StopSignal
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from rlzoo.replay import ReplayBuffer
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.logger import Logger
 from rlzoo.run.progress import Progress
+from rlzoo.run.signals import StopSignal
 from rlzoo.seeding import BUFFERS, EVALUATION, WARMUP, derived_seed
 from rlzoo.train import BEST_POLICY, CHECKPOINT, TrainConfig, Trainer
 from rlzoo.types import Array, Batch, Episode, FloatArray, Spaces, Step

@@ -24,21 +24,21 @@ class DataConfig(Settings):
     """Recorded data: the whole of it seeds the replay buffer, a selection of it are the demonstrations."""
 
     dataset: str | None = None
-    """D4RL HDF5 file, Adroit pickle, Minari folder or name; None: the task's own data."""
+    """D4RL HDF5, Adroit pickle, or Minari folder or name; None: the task's own data."""
     offline: bool = False
-    """Train on the data alone; environments are stepped for evaluation only."""
+    """Train on recorded data alone."""
     seed_replay: bool = True
-    """Begin with the whole dataset in the replay buffer, which grows by its size."""
+    """Begin with all of the data in the replay buffer."""
     demo_percentile: Percent = 50.0
-    """Demonstrations: middle of the slice of episodes by return, 0 (worst) to 100."""
+    """Middle of the demonstrations' slice by return, 0 (worst) to 100."""
     demo_ratio: Percent = 100.0
-    """Demonstrations: size of that slice, in per cent of all steps."""
+    """Size of that slice, in per cent of all steps."""
     demo_count: Count | None = None
-    """Demonstrations: how many episodes to draw from that slice; None: all."""
+    """Episodes to draw from that slice; None: all."""
     standardize: bool = True
-    """Standardise observations with the dataset's mean and standard deviation."""
+    """Standardise observations by the data's statistics."""
     rescale_actions: bool = False
-    """Map each action dimension's range in the dataset to the agent's [-1, 1]."""
+    """Map the data's range of actions to [-1, 1]."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,6 @@ import pydantic
 import torch
 import tyro
 import yaml
-from rlzoo.run.machine import resolve_device
 
 from algos import AGENTS
 from experiments.runner.data import DataConfig
@@ -21,6 +20,7 @@ from experiments.runner.suite import NoOptions, Suite
 from rlzoo.errors import UserError
 from rlzoo.run.cli import parse_flags
 from rlzoo.run.folder import CONFIG_FILE, flatten_config, plain
+from rlzoo.run.machine import resolve_device
 from rlzoo.settings import Count, Seed, Settings
 from rlzoo.train import TrainConfig
 
@@ -43,19 +43,19 @@ class Experiment(Settings, Generic[Config, Options]):
     options: Annotated[Options, tyro.conf.arg(name="")] = dataclasses.field(default_factory=NoOptions)  # type: ignore[assignment]
     """Settings of the benchmark's tasks."""
     preset: str = "paper"
-    """Where the defaults come from: paper, or small (for two CPU cores)."""
+    """Defaults: paper, or small for two CPU cores."""
     config: Path | None = None
-    """Folder of a run whose settings are taken instead; flags go over them."""
+    """Folder of a run whose settings to begin from."""
     seed: Seed = 1
     """Decides everything random in the run."""
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda, cuda:1, …"""
+    """auto, cpu, cuda, cuda:1, …"""
     threads: Count | None = None
     """CPU threads of PyTorch; None: one per core."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    """Rounding of float32 products: highest none, high TF32 on GPUs, medium also bfloat16 on CPUs."""
+    """Rounding of products: none, TF32, bfloat16."""
     video: bool = False
-    """Film the first episode of each evaluation into videos/ (needs EGL or OSMesa)."""
+    """Film each evaluation's first episode."""
     runs_dir: Path = Path("results/runs")
     """Where run folders are made."""
 
@@ -108,8 +108,7 @@ def parse(suite_type: type[Suite], arguments: Sequence[str], prog: str) -> Reque
         args=flags,
         default=default,
         prog=f"{prog} {agent}",
-        description=f"{AGENTS[agent].about}, on {default.task}. The defaults are those of the task and the "
-        "preset that are named.",
+        description=f"{AGENTS[agent].about}.\n\nOn {default.task}.",
     )
     return Request(suite, agent, asked)
 

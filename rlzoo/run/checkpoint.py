@@ -15,17 +15,15 @@ FORMAT = "rlzoo checkpoint 1"
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` (tensors, numbers, strings, lists, dicts) to a temporary name, sync it and move it.
+    """Write `content` (tensors, numbers, strings, lists, dicts) to `path`.
 
-    Raises:
-        UserError: if it cannot be written; the previous file is then as it was.
+    Raises a `UserError` if it cannot be written; the previous file is then as it was.
     """
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save({"format": FORMAT, **content}, file)
         except RuntimeError as error:
-            # Where the disk fills up midway, PyTorch's writer fails once more while it closes the archive,
-            # and that error hides the first.
+            # On a full disk PyTorch's writer fails again while it closes the archive, which hides the reason.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
@@ -34,20 +32,16 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint to the CPU with `weights_only=True`.
 
-    Raises:
-        UserError: if the file is missing, damaged, or not one of ours.
+    Raises a `UserError` if the file is missing, damaged, or not one of ours.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
     try:
         # PyTorch does not compare the archive's checksums; a flipped bit would become a wrong weight.
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise UserError(f"{path} is damaged: the checksum of {damaged} is wrong")
+            if archive.testzip() is not None:
+                raise ValueError
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a damaged file can fail the readers in any way there is

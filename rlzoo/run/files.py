@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,59 +21,50 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary file lies in the same folder (made if need be), keeps the suffix of `path` because some
     writers choose the format by it, and is gone afterwards whatever happens. Readers see the old file until
-    the whole new one is on the disk.
-
-    Hand `torch.save` an open file, not this path: it reports a full disk as an `OSError` only then::
-
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            torch.save(state, file)
-
-    Raises:
-        UserError: any `OSError` of the body or of the move (disk full, unwritable, a file where a folder
-            should be). A body that does something else that can fail, a download say, explains that itself.
+    the whole new one is on the disk. An `OSError` of the body or of the move (disk full, a file where a
+    folder should be) becomes a `UserError`; `torch.save` raises one only if it is handed an open file.
     """
     path = Path(path)
     # Not `tempfile`: its files are readable by their owner alone, and the move would keep it so.
     temporary = path.with_name(f".{path.stem}-{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _sync_file(temporary)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+        with errors_named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
+        # Without this a power cut can undo the move. Some network file systems cannot sync a folder; the file
+        # itself is safe by now, so that is no reason to fail.
+        with contextlib.suppress(OSError):
+            _sync(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Replace the file at `path` by `data` (text as UTF-8), or leave what is there untouched.
-
-    Raises:
-        UserError: it cannot be written; the message names the path and the reason.
-    """
+    """Replace the file at `path` by `data` (text as UTF-8); a `UserError` leaves what is there untouched."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """See whether a file could be written at `path`, before hours go into what it is to hold.
-
-    Raises:
-        UserError: there is a folder of that name, or nothing can be written beside it.
-    """
+    """Raise a `UserError` if no file can be written at `path`, before hours go into what it is to hold."""
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder")
-    with contextlib.suppress(_Tried), atomic_path(path) as temporary:
-        temporary.touch()
-        raise _Tried
+    with errors_named(path):
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
 
 
-class _Tried(Exception):  # noqa: N818
-    """Leaves `atomic_path` without moving anything into place."""
+@contextlib.contextmanager
+def errors_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn an `OSError` of the body into the `UserError` that `path` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def cannot_write(path: str | os.PathLike[str], error: OSError) -> UserError:
@@ -82,27 +74,15 @@ def cannot_write(path: str | os.PathLike[str], error: OSError) -> UserError:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files that a killed process left in `folder` and below.
-
-    Only for a folder that no other process is writing to.
-    """
+    """Delete what killed processes left of `atomic_path` in a folder that no other process is writing to."""
     for path in folder.rglob(".*"):
-        if _LEFTOVER.fullmatch(path.name) and path.is_file():
-            with contextlib.suppress(OSError):
-                path.unlink()
+        if _LEFTOVER.fullmatch(path.name):
+            path.unlink()
 
 
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    # Without it a power cut can undo the move. Not every system can sync a folder (Windows, some network
-    # file systems); the file itself is safe by now, so that is no reason to fail.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

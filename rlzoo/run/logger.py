@@ -1,6 +1,5 @@
 """A run's numbers: TensorBoard events, films among them, and the same in a CSV file for everything else."""
 
-# TensorBoard has no type annotations.
 # mypy: disable-error-code="import-untyped"
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ import csv
 import io
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -20,7 +19,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
-from rlzoo.run.files import atomic_path, cannot_write, remove_leftovers
+from rlzoo.run.files import atomic_path, errors_named, remove_leftovers
 from rlzoo.run.video import Gif
 
 METRICS_FILE = "metrics.csv"
@@ -33,7 +32,8 @@ class Logger:
 
     Every call is handed to the operating system before it returns, so that a killed process loses nothing
     that was logged and leaves at most one incomplete line at the end. TensorBoard's own writer does its work
-    in a thread, where a full disk shows as a traceback from that thread; here it is a `UserError` at once.
+    in a thread, where a full disk shows as a traceback from that thread; here every call that cannot write
+    raises a `UserError` at once.
     """
 
     def __init__(
@@ -45,11 +45,8 @@ class Logger:
             run_dir: the run's folder, which no other process may be logging to.
             resume_step: environment steps at the checkpoint that the run goes on from, None for a new run.
                 Whatever was logged after it is dropped, so that the curves have neither gap nor duplicate.
-            drop_tags: what is dropped at that very step too, because it was logged once the checkpoint had
-                been written: the evaluation that closes a run, and its summary.
-
-        Raises:
-            UserError: a file cannot be written, or a new run finds metrics of another in its folder.
+            drop_tags: dropped at that very step too, because it was logged once the checkpoint had been
+                written: the evaluation that closes a run, and its summary.
         """
         metrics = run_dir / METRICS_FILE
         self._latest: dict[str, float] = {}  # the last value of each curve
@@ -61,35 +58,34 @@ class Logger:
         self._metrics = _AppendedFile(metrics, new=resume_step is None)
         if resume_step is None:
             self._metrics.write(_HEADER.encode())
-        self._events_file = _AppendedFile(run_dir / _events_name(run_dir), new=True)
+        # Its name sorts after those of earlier sessions: TensorBoard reads them in that order.
+        session = len(list(run_dir.glob(f"{_EVENTS_PREFIX}*")))
+        name = f"{_EVENTS_PREFIX}{int(time.time()):010d}.{session:04d}"
+        self._events_file = _AppendedFile(run_dir / name, new=True)
         self._events = RecordWriter(self._events_file)
-        self._begin_events(resume_step)
+        self._add_event(file_version="brain.Event:2")
+        if resume_step is not None:
+            # For a TensorBoard that is open meanwhile and has read what has just been cut off.
+            self._add_event(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write `values` (by TensorBoard tag; floats or 0-d tensors) at `step` environment steps.
 
         ``metrics.csv`` gets them as Python's `repr`, which reads back as exactly the same float; TensorBoard
         keeps 32 bits.
-
-        Raises:
-            UserError: the disk is full, or the file cannot be written for another reason.
         """
         self._step = int(step)
         numbers = {tag: float(value) for tag, value in values.items()}
         if not numbers:
             return
         self._latest.update(numbers)
-        self._metrics.write(_csv_rows(self._step, numbers))
+        rows = io.StringIO()
+        csv.writer(rows, lineterminator="\n").writerows((self._step, *item) for item in numbers.items())
+        self._metrics.write(rows.getvalue().encode())
         self._add_summary(Summary(value=[Summary.Value(tag=t, simple_value=v) for t, v in numbers.items()]))
 
     def film(self, step: int, tag: str, gif: Gif) -> None:
-        """Show an animated GIF at `step` environment steps in TensorBoard, among its images.
-
-        This is what PyTorch's `add_video` writes, which needs moviepy to make the GIF.
-
-        Raises:
-            UserError: the disk is full, or the file cannot be written for another reason.
-        """
+        """Show an animated GIF at `step` environment steps in TensorBoard, among its images."""
         self._step = int(step)
         image = Summary.Image(
             height=gif.height, width=gif.width, colorspace=3, encoded_image_string=gif.content
@@ -101,64 +97,43 @@ class Logger:
     ) -> None:
         """Tell TensorBoard's hparams tab how this run was set, and at its end what came of it.
 
-        Call it with the configuration alone at the start, so that a run which never ends is listed too, and
-        with the final metrics at the end. The tab shows the last value of each curve as the run's metric;
-        metrics that are not that already (``eval/best_return``) are logged at the last step.
+        Call it with the configuration (from `flatten_config`) at the start, so that a run which never ends is
+        listed too, and with the final metrics at the end. The tab shows the last value of each curve as the
+        run's metric; metrics that are not that already (``eval/best_return``) are logged at the last step.
 
         No experiment summary is written: TensorBoard would take that of any one run for all of them, and the
         hyperparameters of other agents would not be shown. Without it, it collects them from all runs.
-
-        Args:
-            config: scalars by name, from `rlzoo.run.folder.flatten_config`.
-            metrics: final values by tag, None while the run goes on.
         """
         # As text, or PyTorch makes booleans numbers and TensorBoard offers the interval from 0 to 1.
         values = {name: str(value) if isinstance(value, bool) else value for name, value in config.items()}
         _experiment, session_start, session_end = hparams_summaries(values, {})  # type: ignore[no-untyped-call]
         self._add_summary(session_start)
         if metrics is not None:
-            self.log(
-                self._step, {tag: value for tag, value in metrics.items() if self._latest.get(tag) != value}
-            )
+            new = {tag: value for tag, value in metrics.items() if self._latest.get(tag) != value}
+            self.log(self._step, new)
             self._add_summary(session_end)
 
     def flush(self) -> None:
-        """Force everything logged onto the disk itself; call it before a checkpoint counts as written.
-
-        Otherwise a power cut could leave the checkpoint but not the metrics that led to it.
-
-        Raises:
-            UserError: the disk is full.
-        """
+        """Force everything logged onto the disk, before a checkpoint counts as written."""
         self._metrics.sync()
         self._events_file.sync()
 
     def close(self) -> None:
-        """Close the files. Nothing can be logged afterwards; closing again does nothing."""
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._metrics.close)
-            stack.callback(self._events_file.close)
+        """Close the files; closing again does nothing."""
+        with contextlib.closing(self._events_file):
+            self._metrics.close()
 
     def __enter__(self) -> Logger:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _begin_events(self, resume_step: int | None) -> None:
-        self._add_event(Event(file_version="brain.Event:2"))
-        if resume_step is not None:
-            # For a TensorBoard that is open meanwhile and has read what has just been cut off.
-            self._add_event(Event(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START)))
-
     def _add_summary(self, summary: Summary) -> None:
-        self._add_event(Event(step=self._step, summary=summary))
+        self._add_event(step=self._step, summary=summary)
 
-    def _add_event(self, event: Event) -> None:
-        event.wall_time = time.time()
-        self._events.write(event.SerializeToString())
+    def _add_event(self, **content: Any) -> None:
+        self._events.write(Event(wall_time=time.time(), **content).SerializeToString())
 
 
 class _AppendedFile:
@@ -170,69 +145,40 @@ class _AppendedFile:
 
     def __init__(self, path: Path, *, new: bool) -> None:
         self._path = path
-        with self._errors_named():
+        with errors_named(path):
             self._file = path.open("xb" if new else "ab")
 
     def write(self, data: bytes) -> None:
-        with self._errors_named():
+        with errors_named(self._path):
             self._file.write(data)
             self._file.flush()
 
     def sync(self) -> None:
-        with self._errors_named():
-            self._file.flush()
+        self.write(b"")
+        with errors_named(self._path):
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        with self._errors_named():
+        with errors_named(self._path):
             self._file.close()
-
-    @contextlib.contextmanager
-    def _errors_named(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
-
-
-def _events_name(run_dir: Path) -> str:
-    """A name that sorts after those of earlier sessions: TensorBoard reads them in that order."""
-    session = len(list(run_dir.glob(f"{_EVENTS_PREFIX}*")))
-    return f"{_EVENTS_PREFIX}{int(time.time()):010d}.{session:04d}"
-
-
-def _csv_rows(step: int, values: Mapping[str, float]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows((step, tag, value) for tag, value in values.items())
-    return text.getvalue().encode()
 
 
 def _truncate_metrics(path: Path, step: int, drop_tags: Collection[str]) -> dict[str, float]:
     """Keep the whole rows up to `step`, there without `drop_tags`. Returns the last value of each tag."""
     latest: dict[str, float] = {}
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as output:
-        output.write(_HEADER)
-        for line in _lines(path):
-            row = _parse_row(line)
-            if row is not None and (row[0] < step or (row[0] == step and row[1] not in drop_tags)):
-                latest[row[1]] = row[2]
-                output.write(line)
+    with errors_named(path), path.open("a+", newline="", errors="replace") as old:
+        old.seek(0)
+        with atomic_path(path) as temporary, temporary.open("w", newline="") as new:
+            new.write(_HEADER)
+            for line in old:
+                # Neither the header nor a torn line is a row.
+                with contextlib.suppress(ValueError, csv.Error):
+                    row_step, tag, value = next(csv.reader([line]))
+                    earlier = int(row_step) < step or (int(row_step) == step and tag not in drop_tags)
+                    if earlier and line.endswith("\n"):
+                        latest[tag] = float(value)
+                        new.write(line)
     return latest
-
-
-def _lines(path: Path) -> Iterator[str]:
-    if path.exists():
-        with path.open(newline="", errors="replace") as file:
-            yield from file
-
-
-def _parse_row(line: str) -> tuple[int, str, float] | None:
-    """Step, tag and value; None for the header and for a torn line."""
-    try:
-        step, tag, value = next(csv.reader([line]))
-        return (int(step), tag, float(value)) if line.endswith("\n") else None
-    except (ValueError, csv.Error):
-        return None
 
 
 def _truncate_events(run_dir: Path, step: int, drop_tags: Collection[str]) -> None:
@@ -242,19 +188,12 @@ def _truncate_events(run_dir: Path, step: int, drop_tags: Collection[str]) -> No
     (TensorBoard's ``SessionLog.START``) is not enough: its fast data server pays no heed to the mark.
     """
     for path in run_dir.glob(f"{_EVENTS_PREFIX}*"):
-        try:
-            os.truncate(path, _bytes_up_to(path, step, drop_tags))
-        except OSError as error:
-            raise cannot_write(path, error) from error
-
-
-def _bytes_up_to(path: Path, step: int, drop_tags: Collection[str]) -> int:
-    """The number of bytes before the first event that is to be dropped or damaged."""
-    size = 0
-    for record in RawEventFileLoader(str(path)).Load():
-        event = Event.FromString(record)
-        tags = {value.tag for value in event.summary.value}
-        if event.step > step or (event.step == step and not tags.isdisjoint(drop_tags)):
-            break
-        size += len(record) + 16  # a record has 12 bytes (length, checksum) before its data and 4 after
-    return size
+        size = 0  # in bytes, of the events to keep
+        for record in RawEventFileLoader(str(path)).Load():
+            event = Event.FromString(record)
+            tags = {value.tag for value in event.summary.value}
+            if event.step > step or (event.step == step and not tags.isdisjoint(drop_tags)):
+                break
+            size += len(record) + 16  # a record has 12 bytes (length, checksum) before its data and 4 after
+        with errors_named(path):
+            os.truncate(path, size)

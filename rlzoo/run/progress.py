@@ -8,204 +8,142 @@ import shlex
 import shutil
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple
 
+import numpy as np
+from rich import progress
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+from rich.table import Column, Table
 
 REFRESH_PERIOD = 0.25  # seconds between two drawings of the live line, and two samples for the rates
 LINE_PERIOD = 30.0  # seconds between two plain lines
-RATE_WINDOW = 60.0  # seconds over which steps/s and updates/s are measured
 MAX_TABLE_ROWS = 12
-
-
-class _Sample(NamedTuple):
-    time: float  # seconds on the clock
-    step: int
-    updates: int
+_EVALUATION = {"eval": "eval/return", "score": "eval/normalized_score", "success": "eval/success"}
 
 
 class Progress:
     """Shows how far a run is, with its latest results and its speed.
 
     On a terminal this is one live line, cut to the terminal's width with the most important first; elsewhere
-    (a file, a scheduler's log) a line at the start, at each evaluation and otherwise every 30 s. Use it as a
-    context manager::
-
-        with Progress(total_steps, "dsac_t on Hopper-v4") as progress:
-            progress.update(step, updates=updates, **{"train/episode_return": 12.0})
-            progress.evaluation(step, {"eval/return": 15.0})
+    (a file, a scheduler's log) a line at the start, at each evaluation and otherwise every 30 s. It is a
+    context manager; nothing is shown before it is entered.
     """
 
     def __init__(
         self,
-        total_steps: int,
-        description: str,
+        total_steps: int,  # environment steps at the end of the run
+        description: str,  # what is being trained, on what
         *,
-        start_step: int = 0,
+        start_step: int = 0,  # what a resumed run has done already
         start_updates: int = 0,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare the display; nothing is shown before the context is entered.
-
-        Args:
-            total_steps: environment steps at the end of the run.
-            description: what is being trained, on what.
-            start_step: environment steps done already; not 0 for a resumed run.
-            start_updates: gradient updates done already.
-            console: where to write; standard output by default.
-            clock: seconds, from anywhere on.
-        """
-        self._total_steps = total_steps
-        self._description = description
         self._console = console or Console()
         self._clock = clock
-        self._step, self._updates = start_step, start_updates
+        self._is_live = self._console.file.isatty() and not self._console.is_dumb_terminal
+        # One column for everything: of several, rich would narrow each.
+        column = Column(no_wrap=True, overflow="ellipsis")
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.fields[line]}", markup=False, table_column=column),
+            console=self._console,
+            auto_refresh=False,  # its thread would compete with the training, and must not be there at a fork
+            speed_estimate_period=math.inf,  # rates are over the last 1,000 samples, about four minutes
+            get_time=clock,
+            disable=not self._is_live,
+        )
+        self._steps = self._bar.add_task(description, total=total_steps, completed=start_step, line="")
+        self._updates = self._bar.add_task("updates", total=None, completed=start_updates, visible=False)
+        self._latest = (start_step, start_updates)
         self._values: dict[str, float] = {}
-        self._samples: deque[_Sample] = deque()
-        self._live: Live | None = None
-        self._start_time = self._next_refresh = self._next_line = clock()
-        self._line_step = start_step
+        self._next_sample, self._next_line = clock(), clock() + LINE_PERIOD
 
     def __enter__(self) -> Progress:
-        self._start_time = self._clock()
-        self._next_line = self._start_time + LINE_PERIOD
-        self._take_sample(self._start_time)
-        if self._console.file.isatty() and not self._console.is_dumb_terminal:
-            # No refreshing thread: it would compete with the training, and must not be there at a fork.
-            self._live = Live(console=self._console, auto_refresh=False)
-            self._live.start()
-            self._draw()
-        else:
-            self._print(f"{self._description}: at {self._step:,} of {self._total_steps:,} steps")
+        self._bar.start()
+        self._show()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._draw()
-            self._live.stop()
-            self._live = None
-        elif self._step != self._line_step and kind is None:
-            self._print_line()
+    def __exit__(self, *error: object) -> None:
+        if self._is_live:
+            self._show()
+            self._bar.stop()
 
     def update(self, step: int, updates: int = 0, **values: float) -> None:
-        """Tell how far the run is. Costs about a microsecond, as most calls only take note.
+        """Tell how far the run is: environment steps, gradient updates, latest values by TensorBoard tag.
 
-        Args:
-            step: environment steps done.
-            updates: gradient updates done.
-            **values: latest values by TensorBoard tag (floats or 0-d tensors, read when they are shown).
+        Costs about a microsecond, as most calls only take note. Values may be 0-d tensors; few are ever read.
         """
-        self._step, self._updates = step, updates
+        self._latest = (step, updates)
         if values:
             self._values.update(values)
         now = self._clock()
-        if now >= self._next_refresh:
-            self._refresh(now)
+        if now >= self._next_sample:
+            self._next_sample = now + REFRESH_PERIOD
+            self._show(quiet=now < self._next_line)
 
     def evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """Show an evaluation's results (by TensorBoard tag) at once."""
-        self._step = step
+        self._latest = (step, self._latest[1])
         self._values.update(values)
-        self._take_sample(self._clock())
-        if self._live is not None:
-            self._draw()
-        else:
-            self._print_line()
+        self._show()
 
     def note(self, message: str) -> None:
         """Print a line that stays, above the live line if there is one."""
-        if self._live is not None:
+        if self._is_live:
             self._console.print(message, markup=False, highlight=False, soft_wrap=True)
-        else:
-            self._print(message)
+        else:  # not through rich, which would wrap it at 80 columns
+            print(message, file=self._console.file, flush=True)
 
-    def _refresh(self, now: float) -> None:
-        self._take_sample(now)
-        if self._live is not None:
-            self._draw()
-        elif now >= self._next_line:
-            self._print_line()
+    def _show(self, *, quiet: bool = False) -> None:
+        """Sample the speed, and draw the live line or, unless `quiet`, print a plain one."""
+        self._bar.update(self._steps, completed=self._latest[0])
+        self._bar.update(self._updates, completed=self._latest[1])
+        if self._is_live:
+            self._bar.update(self._steps, line=self._line(), refresh=True)
+        elif not quiet:
+            self._next_line = self._clock() + LINE_PERIOD
+            self.note(self._line())
 
-    def _take_sample(self, now: float) -> None:
-        """Note where the run is, and forget what is older than the window the rates are measured over."""
-        self._next_refresh = now + REFRESH_PERIOD
-        self._samples.append(_Sample(now, self._step, self._updates))
-        while len(self._samples) > 2 and self._samples[1].time <= now - RATE_WINDOW:
-            self._samples.popleft()
-
-    def _draw(self) -> None:
-        assert self._live is not None
-        line = _fit([self._description, *self._fields()], self._console.width)
-        self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
-
-    def _print_line(self) -> None:
-        self._next_line = self._clock() + LINE_PERIOD
-        self._line_step = self._step
-        self._print(f"{self._description}: " + "  ".join(self._fields()))
-
-    def _print(self, line: str) -> None:
-        # Not through rich, which would wrap it at 80 columns.
-        print(line, file=self._console.file, flush=True)
-
-    def _fields(self) -> list[str]:
+    def _line(self) -> str:
         """What there is to show, the most important first."""
-        steps_per_s, updates_per_s = self._rates()
-        elapsed = self._clock() - self._start_time
+        steps, updates = self._bar.tasks
+        left = "" if steps.time_remaining is None else f"left {timedelta(seconds=steps.time_remaining)}"
         fields = [
-            f"{math.floor(100 * self._step / max(self._total_steps, 1))}%",
-            f"{self._step:,}/{self._total_steps:,} steps",
-            self._value("eval", "eval/return"),
-            self._value("score", "eval/normalized_score"),
-            self._value("success", "eval/success"),
-            f"left {_duration((self._total_steps - self._step) / steps_per_s)}" if steps_per_s > 0 else "",
-            f"{_rate(steps_per_s)} steps/s" if steps_per_s > 0 else "",
+            f"{steps.description}: {math.floor(steps.percentage)}%",
+            f"{steps.completed:,}/{steps.total:,} steps",
+            *(self._value(label, tag) for label, tag in _EVALUATION.items()),
+            left,
+            _rate(steps.speed, "steps/s"),
             self._value("train", "train/episode_return"),
-            f"{_rate(updates_per_s)} updates/s" if updates_per_s > 0 else "",
-            f"elapsed {_duration(elapsed)}",
+            _rate(updates.speed, "updates/s"),
+            f"elapsed {timedelta(seconds=round(steps.elapsed or 0))}",
         ]
-        return [field for field in fields if field]
+        return "  ".join(filter(None, fields))
 
     def _value(self, label: str, tag: str) -> str:
-        value = float(self._values.get(tag, math.nan))
-        return "" if math.isnan(value) else f"{label} {_number(value)}"
-
-    def _rates(self) -> tuple[float, float]:
-        """Environment steps and updates per second of the recent past; 0 where not known yet."""
-        first, last = self._samples[0], self._samples[-1]
-        seconds = last.time - first.time
-        if seconds <= 0:
-            return 0.0, 0.0
-        return (last.step - first.step) / seconds, (last.updates - first.updates) / seconds
+        return f"{label} {_number(self._values[tag])}" if tag in self._values else ""
 
 
 def evaluation_table(rows: Sequence[Mapping[str, float]]) -> Table:
-    """The evaluations of a run as a table of at most 12 rows, the best and the last among them.
+    """The evaluations of a run as a table of at most 12 rows, the first, the best and the last among them.
 
-    Args:
-        rows: in the order of the run, each with ``step`` (environment steps) and ``eval/return``, and where
-            known ``eval/return_std``, ``eval/normalized_score`` and ``eval/success``.
+    Each of `rows` has ``step`` (environment steps), ``eval/return`` and ``eval/return_std``, and where known
+    ``eval/normalized_score`` and ``eval/success``.
     """
-    extra = {"score": "eval/normalized_score", "success": "eval/success"}
-    extra = {name: tag for name, tag in extra.items() if any(_known(row, tag) for row in rows)}
-    best = _best_row(rows)
-    table = Table(title="Evaluations")
-    for name in ("step", "return", *extra, ""):
-        table.add_column(name, justify="right")
-    for index in _thinned(len(rows), best):
+    extra = {name: tag for name, tag in _EVALUATION.items() if name != "eval" and tag in rows[-1]}
+    table = Table("step", "return", *extra, "", title="Evaluations")
+    for column in table.columns:
+        column.justify = "right"
+    best = max(range(len(rows)), key=lambda index: rows[index]["eval/return"])
+    even = len(rows) if len(rows) <= MAX_TABLE_ROWS else MAX_TABLE_ROWS - 1
+    for index in sorted({best, *np.linspace(0, len(rows) - 1, even).round().astype(int).tolist()}):
         row = rows[index]
-        cells = [f"{int(row['step']):,}", _mean_and_std(row)]
-        cells += [_number(row[tag]) if _known(row, tag) else "" for tag in extra.values()]
-        table.add_row(*cells, "best" if index == best else "", style="bold" if index == best else "")
+        mean_and_std = f"{_number(row['eval/return'])} ± {_number(row['eval/return_std'])}"
+        others = [_number(row.get(tag, math.nan)) for tag in extra.values()]
+        note, style = ("best", "bold") if index == best else ("", "")
+        table.add_row(f"{int(row['step']):,}", mean_and_std, *others, note, style=style)
     return table
 
 
@@ -214,56 +152,14 @@ def tensorboard_hint(path: Path) -> str:
 
     Names the `tensorboard` beside this Python unless that is the one a shell finds by itself.
     """
-    own = Path(sys.executable).parent / "tensorboard"
-    found = shutil.which("tensorboard")
-    if own.exists() and (found is None or not own.samefile(found)):
-        return shlex.join([os.path.relpath(own), "--logdir", os.path.relpath(path)])
-    return shlex.join(["tensorboard", "--logdir", os.path.relpath(path)])
-
-
-def _fit(fields: list[str], width: int) -> str:
-    """As many of the first fields as fit into `width` columns (the first in any case)."""
-    line = fields[0]
-    for field in fields[1:]:
-        if len(line) + 2 + len(field) > width:
-            break
-        line += "  " + field
-    return line
+    own, found = Path(sys.executable).parent / "tensorboard", shutil.which("tensorboard")
+    hidden = own.exists() and (found is None or not own.samefile(found))
+    return shlex.join([os.path.relpath(own) if hidden else "tensorboard", "--logdir", os.path.relpath(path)])
 
 
 def _number(value: float) -> str:
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _rate(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, second = divmod(round(seconds), 60)
-    hour, minute = divmod(minutes, 60)
-    return f"{hour}:{minute:02}:{second:02}"
-
-
-def _known(row: Mapping[str, float], tag: str) -> bool:
-    return not math.isnan(row.get(tag, math.nan))
-
-
-def _mean_and_std(row: Mapping[str, float]) -> str:
-    mean = _number(row["eval/return"])
-    return f"{mean} ± {_number(row['eval/return_std'])}" if _known(row, "eval/return_std") else mean
-
-
-def _best_row(rows: Sequence[Mapping[str, float]]) -> int | None:
-    """The index of the first row with the highest return; None without any."""
-    known = [index for index, row in enumerate(rows) if _known(row, "eval/return")]
-    return max(known, key=lambda index: rows[index]["eval/return"], default=None)
-
-
-def _thinned(count: int, best: int | None) -> list[int]:
-    """At most `MAX_TABLE_ROWS` of `count` indices: evenly spaced from first to last, and `best`."""
-    if count <= MAX_TABLE_ROWS:
-        return list(range(count))
-    gaps = MAX_TABLE_ROWS - 2
-    kept = {round(index * (count - 1) / gaps) for index in range(gaps + 1)}
-    return sorted(kept if best is None else kept | {best})
+def _rate(speed: float | None, unit: str) -> str:
+    return f"{speed:,.0f} {unit}" if speed and speed >= 10 else f"{speed:.2g} {unit}" if speed else ""
