@@ -54,13 +54,13 @@ class ARSQConfig(AutoregressiveConfig):
     td_weight: NotNegative = 1.0
     """Weight of the TD loss."""
     act_with: Literal["online", "target"] = "online"
-    """The networks that choose actions (target on RLBench)."""
+    """The networks that choose actions."""
     lr: Positive = 3e-4
-    """Adam's learning rate (5e-5 with pixels)."""
+    """Adam's learning rate."""
     weight_decay: NotNegative = 0.0
-    """Decoupled weight decay: 0 is Adam, more is AdamW (0.1 with pixels)."""
+    """AdamW's weight decay; 0 is Adam (0.1 with pixels)."""
     tau: Rate = 0.005
-    """Rate at which the targets follow, every update (0.02 with pixels)."""
+    """Rate of the targets (0.02 with pixels)."""
     advantage_tau: Rate | None = None
     """That of the target advantages alone, which only act; None: tau (ours)."""
 

@@ -34,7 +34,7 @@ class AutoregressiveConfig(AgentConfig):
     bins: Count = 41
     """N: parts of each cut."""
     temperature: Positive = 0.1
-    """alpha of the policy exp(A_t / alpha)."""
+    """alpha of exp(A_t / alpha)."""
     order: Literal["level", "dimension"] = "level"
     """Codes by level, coarse first, or by dimension (ablation)."""
     autoregressive: bool = True
@@ -50,7 +50,7 @@ class AutoregressiveConfig(AgentConfig):
     layer_norm: bool = False
     """Hidden layers without bias, normalised; output layers that start at zero."""
     feature_dim: Count = 64
-    """With images: width of their projections."""
+    """Width of images' projections."""
     encoder_channels: Widths = (32, 64, 128, 256)
     """With images: channels of the convolutions."""
 

@@ -66,7 +66,7 @@ class DSACTConfig(AgentConfig):
     fixed_td_bound: Positive = 20.0
     """Bound of the sampled target in return units without refinement 3 (DSAC v1)."""
     feature_dim: Count = 64
-    """With images: width of their projections."""
+    """Width of images' projections."""
     encoder_channels: Widths = (32, 64, 128, 256)
     """With images: channels of the convolutions."""
 

@@ -44,7 +44,7 @@ class SACConfig(AgentConfig):
     target_entropy: Finite | None = None
     """In nats; None: minus the number of action dimensions."""
     feature_dim: Count = 64
-    """With images: width of their projections."""
+    """Width of images' projections."""
     encoder_channels: Widths = (32, 64, 128, 256)
     """With images: channels of the convolutions."""
 

@@ -44,7 +44,7 @@ class TD3Config(AgentConfig):
     target_noise_clip: Annotated[float, Field(ge=0)] = 0.5
     """c: that noise is clipped to +-c."""
     feature_dim: Count = 64
-    """With images: width of their projections."""
+    """Width of images' projections."""
     encoder_channels: Widths = (32, 64, 128, 256)
     """With images: channels of the convolutions."""
 

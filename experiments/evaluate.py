@@ -46,8 +46,7 @@ class Request(Settings):
     run: tyro.conf.Positional[Path]
     """Folder of a run."""
     checkpoint: Literal["latest", "best"] = "latest"
-    """latest: the agent as the run left it. best: at its best evaluation (chosen by that very number, so it
-    flatters where evaluations are noisy)."""
+    """The agent as the run left it, or at its best evaluation, which flatters where evaluations are noisy."""
     episodes: Count = 50
     """Whole episodes to play, side by side."""
     sampled: bool = False

@@ -66,8 +66,7 @@ class Request(Settings):
     num_envs: Count = 10
     """Environments stepped side by side."""
     noise: NotNegative | None = None
-    """Act with the policy's mean plus Gaussian noise of this standard deviation, in units of the task's
-    actions in [-1, 1]; None: sample the policy, as D4RL does."""
+    """Standard deviation of noise on the best action, in units of [-1, 1]; None: sample, as D4RL does."""
     seed: Seed = 1
     """Decides how episodes start, and what is sampled."""
     device: str = "cpu"

@@ -48,8 +48,7 @@ class Settings:
     bc_updates: int = 10_000
     """Updates of BC."""
     arsq_updates: int = 10_000
-    """Updates of ARSQ. On these data it ends no higher after twice as many (results/findings.md); the paper's
-    experiments take 500,000."""
+    """Updates of ARSQ; the paper's experiments take 500,000."""
     seed: int = 1
     """Decides everything random in both runs."""
     runs_dir: Path = Path("results/runs/quickstart")

@@ -62,7 +62,7 @@ class RLBenchOptions(Settings):
     simulator: Literal["auto", "rlbench", "mujoco"] = "auto"
     """auto: rlbench where installed, else its stand-in."""
     observations: Literal["pixels", "state"] = "pixels"
-    """Camera images, or the state of the task's objects."""
+    """Camera images, or the task's state."""
     demos: Count = 100
     """Demonstrations, of --dataset or newly recorded."""
     cameras: Annotated[tuple[Camera, ...], Field(min_length=1)] = CAMERAS

@@ -42,7 +42,7 @@ class TrainConfig(Settings):
     steps: CountOrZero = 1_000_000
     """Environment steps (--offline: updates)."""
     num_envs: Count = 1
-    """Parallel environments, stepped together."""
+    """Parallel environments."""
     processes: bool = False
     """A process per environment, for slow simulators."""
     warmup_steps: CountOrZero = 10_000

@@ -61,8 +61,7 @@ def test_the_pages_agent_learns_the_pages_task_and_resumes_bit_by_bit(
     for name, value in one.items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, other[name]), name
-    success = list(read_run(straight).curve("eval/success").values())
-    assert success[-1] >= 0.9  # near 0 at the end of 9 of 10 episodes
+    assert list(read_run(straight).curve("eval/return").values())[-1] > -3.5  # doing nothing: about -8
 
 
 def test_the_pages_agent_passes_the_contract_suite(ddpg: ModuleType) -> None:

@@ -56,7 +56,7 @@ def parse_flags(form: Any, **options: Any) -> Any:
     In a `description`, every line that begins with "python" is shown as one of its own, an example to copy.
     Raises a `UserError` for an unknown flag, naming the nearest one, and for a value of the wrong type.
     """
-    shown, helped = io.StringIO(), io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding)
+    shown, helped = io.StringIO(), io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     if options.get("description"):  # tyro joins lines without an empty one between them
         options["description"] = re.sub(r"\n+(?=python )", "\n\n", options["description"])
     try:

@@ -93,8 +93,7 @@ class Flags:
     """Flags of a script."""
 
     steps: int = 1
-    """How long it goes on, in a sentence that is too long for one line of the source and so goes on in the
-    next; it is shown as one paragraph, wrapped once."""
+    """How long it goes on, in a sentence too long for one line of a terminal; it is wrapped once."""
     name: str | None = None
     # tyro takes a comment above a field for its help.
     other: float = 0.5
@@ -110,8 +109,7 @@ def test_help_is_wrapped_once(capsys: pytest.CaptureFixture[str], monkeypatch: p
     column = [line.strip("│| \n") for line in text.rpartition("--steps INT")[2].splitlines()]
     end = next(index for index, line in enumerate(column) if "(default: 1)" in line)
     assert " ".join(column[: end + 1]) == (
-        "How long it goes on, in a sentence that is too long for one line of the source and so goes on in "
-        "the next; it is shown as one paragraph, wrapped once. (default: 1)"
+        "How long it goes on, in a sentence too long for one line of a terminal; it is wrapped once. (default: 1)"
     )
     assert min(map(len, column[:end])) > 40
 
