@@ -219,11 +219,7 @@ def expert_return(settings: Request) -> float | None:
     """
     if settings.kind != "medium" or settings.expert is None:
         return None
-    best = read_run(settings.expert, BEST_POLICY)
-    if "return" in best:
-        found = float(best["return"])
-    else:  # older runs noted it in their last checkpoint alone
-        found = float(read_run(settings.expert, CHECKPOINT)["trainer"]["counters"]["best_return"])
+    found = float(read_run(settings.expert, BEST_POLICY)["return"])
     return found if 0 < found < np.inf else None
 
 

@@ -187,7 +187,7 @@ class Trainer:
             best = load_checkpoint(self.run_dir / "checkpoints" / BEST_POLICY)
         except UserError:  # none yet, or a damaged one, which the next evaluation replaces
             return -math.inf
-        return float(best.get("return", self.counters.best_return))  # older runs did not note it
+        return float(best["return"])
 
     def start_clock(self) -> None:
         """Begin to measure time, or go on where a resumed run's checkpoint was written."""

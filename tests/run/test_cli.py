@@ -109,7 +109,8 @@ def test_help_is_wrapped_once(capsys: pytest.CaptureFixture[str], monkeypatch: p
     column = [line.strip("│| \n") for line in text.rpartition("--steps INT")[2].splitlines()]
     end = next(index for index, line in enumerate(column) if "(default: 1)" in line)
     assert " ".join(column[: end + 1]) == (
-        "How long it goes on, in a sentence too long for one line of a terminal; it is wrapped once. (default: 1)"
+        "How long it goes on, in a sentence too long for one line of a terminal; it is wrapped once. "
+        "(default: 1)"
     )
     assert min(map(len, column[:end])) > 40
 
