@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rlzoo.agent import Update
+from rlzoo.replay import map_batch
 from rlzoo.types import Batch
 
 # PyTorch asks for a few eager runs before a capture, so that lazy initialisation is behind it.
@@ -66,23 +67,21 @@ class CapturedUpdate:
         return metrics
 
     def _capture(self, batch: Batch) -> None:
-        self.batch = Batch(
-            obs={name: value.clone() for name, value in batch.obs.items()},
-            action=batch.action.clone(),
-            reward=batch.reward.clone(),
-            discount=batch.discount.clone(),
-            next_obs={name: value.clone() for name, value in batch.next_obs.items()},
-            is_demo=batch.is_demo.clone(),
-        )
+        self.batch = map_batch(torch.clone, batch)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.metrics = self.update(self.batch)
 
 
 def _copy_into(static: Batch, batch: Batch) -> None:
-    targets = [*static.obs.values(), static.action, static.reward, static.discount, static.is_demo]
-    sources = [*(batch.obs[name] for name in static.obs), batch.action, batch.reward, batch.discount]
-    sources.append(batch.is_demo)
-    targets += static.next_obs.values()
-    sources += [batch.next_obs[name] for name in static.next_obs]
+    """All tensors in one call; a captured update reads those of `static`."""
+    targets: list[Tensor] = []
+    sources: list[Tensor] = []
+
+    def collect(target: Tensor, source: Tensor) -> Tensor:
+        targets.append(target)
+        sources.append(source)
+        return target
+
+    map_batch(collect, static, batch)
     torch._foreach_copy_(targets, sources)

@@ -11,7 +11,7 @@ hold nothing fill the shorter lanes up. `is_step` tells the steps from final obs
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -422,36 +422,25 @@ def _for_saving(storage: Tensor, filled: int) -> Tensor:
     return storage if filled == len(storage) else storage[:filled].clone()
 
 
+def map_batch(function: Callable[..., Tensor], *batches: Batch) -> Batch:
+    """A batch of what `function` makes of the tensors that the batches have in the same place."""
+
+    def merge(column: tuple[Any, ...]) -> Any:
+        if isinstance(column[0], dict):
+            return {name: function(*(obs[name] for obs in column)) for name in column[0]}
+        return function(*column)
+
+    return Batch(*map(merge, zip(*batches, strict=True)))
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on another device."""
-
-    def move(tensor: Tensor) -> Tensor:
-        return tensor.to(device, non_blocking=True)
-
-    return Batch(
-        obs={name: move(value) for name, value in batch.obs.items()},
-        action=move(batch.action),
-        reward=move(batch.reward),
-        discount=move(batch.discount),
-        next_obs={name: move(value) for name, value in batch.next_obs.items()},
-        is_demo=move(batch.is_demo),
-    )
+    return map_batch(lambda tensor: tensor.to(device, non_blocking=True), batch)
 
 
 def concatenate(*batches: Batch) -> Batch:
     """The rows of the first batch, then those of the second, and so on."""
-
-    def join(observations: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return {name: torch.cat([obs[name] for obs in observations]) for name in observations[0]}
-
-    return Batch(
-        obs=join([batch.obs for batch in batches]),
-        action=torch.cat([batch.action for batch in batches]),
-        reward=torch.cat([batch.reward for batch in batches]),
-        discount=torch.cat([batch.discount for batch in batches]),
-        next_obs=join([batch.next_obs for batch in batches]),
-        is_demo=torch.cat([batch.is_demo for batch in batches]),
-    )
+    return map_batch(lambda *tensors: torch.cat(tensors), *batches)
 
 
 class FrameStacker:
