@@ -15,14 +15,13 @@ at its last step all the same.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from envs.gym.rendering import rendering_backend
 from envs.panda.env import PandaEnv
 from envs.panda.scene import ARM, Vector, tip_position
 from envs.panda.tasks import Waypoint
-from envs.rlbench.protocol import MAX_DELTA, Demonstration, Images, within_limits
-from rlzoo.types import FloatArray
+from envs.rlbench.protocol import MAX_DELTA, Demonstration, Images, is_within_limits
+from rlzoo.types import Array
 
 STEP_LENGTH = 0.025  # m, how far ahead of the tip a control step aims
 STEP_ANGLE = 0.2  # rad, likewise of the gripper's orientation
@@ -34,36 +33,29 @@ DELTA_NOISE = 0.015  # rad, standard deviation; it fades in the last `STEP_LENGT
 ATTEMPTS = 3  # per demonstration asked for, before giving up
 
 
-def collect(
-    task: str,
-    count: int,
-    *,
-    seed: int,
-    images: Images | None,
-) -> list[Demonstration]:
+def collect(task: str, count: int, *, seed: int, images: Images | None) -> list[Demonstration]:
     """Record `count` demonstrations: all successful, within the time limit and no delta above the limit.
 
     Args:
         task: RLBench's name, one of `envs.panda.tasks.TASKS`.
         count: how many.
         seed: alone decides them; with a larger `count` the same ones come first.
-        images: record the frames of these views too; None: none, which takes no renderer and is faster.
+        images: views to record as well; with None nothing is drawn, which is faster.
 
     Raises:
-        UserError: there is no such task or camera, or nothing here can draw frames.
+        UserError: there is no such task, or nothing here can draw frames.
         RuntimeError: too few attempts succeed.
     """
     if images is not None:
         rendering_backend()
     env = PandaEnv(task, images=images)
     kept: list[Demonstration] = []
-    seeds = np.random.SeedSequence(seed)
-    for attempt in seeds.spawn(ATTEMPTS * count):
+    for attempt in np.random.SeedSequence(seed).spawn(ATTEMPTS * count):
         if len(kept) == count:
             break
-        episode_seed = int(attempt.generate_state(1)[0])
-        demonstration = demonstrate(env, episode_seed)
-        kept += within_limits([demonstration] if demonstration else [])
+        demonstration = demonstrate(env, int(attempt.generate_state(1)[0]))
+        if demonstration is not None and is_within_limits(demonstration):
+            kept.append(demonstration)
     env.close()
     if len(kept) < count:
         raise RuntimeError(f"{task}: {len(kept)} of {ATTEMPTS * count} scripted episodes succeeded")
@@ -79,7 +71,7 @@ def demonstrate(env: PandaEnv, seed: int) -> Demonstration | None:
     waypoints = env.task.waypoints(env.model, env.data)
     offsets = rng.uniform(-WAYPOINT_NOISE, WAYPOINT_NOISE, (len(waypoints), 3))
     offsets[-1] = 0.0  # it ends where it should
-    record = _Record(env)
+    rows = [_recorded(env)]
     index = 0
     for _ in range(env.time_limit):
         while index < len(waypoints) - 1 and _is_reached(env, waypoints[index]):
@@ -87,33 +79,20 @@ def demonstrate(env: PandaEnv, seed: int) -> Demonstration | None:
         waypoint = waypoints[index]
         position = waypoint.position + offsets[index]
         delta = _joint_delta(env, position, waypoint.rotation, speed)
-        delta += _noise(env, position) * rng.standard_normal(7)
-        gripper = float(waypoint.gripper_open)
-        action = np.append(delta.clip(-0.99 * MAX_DELTA, 0.99 * MAX_DELTA), gripper).astype(np.float32)
-        _, _, solved, _, _ = env.step_robot(action)
-        record.add(env)
+        gap = float(np.linalg.norm(position - tip_position(env.data)))
+        delta += DELTA_NOISE * min(1.0, gap / STEP_LENGTH) * rng.standard_normal(7)
+        delta = delta.clip(-0.99 * MAX_DELTA, 0.99 * MAX_DELTA)
+        solved = env.step_robot(np.append(delta, waypoint.gripper_open).astype(np.float32))[2]
+        rows.append(_recorded(env))
         if solved and index == len(waypoints) - 1 and _is_reached(env, waypoints[-1]):
-            return record.demonstration()
+            return Demonstration(*(np.stack(column) for column in zip(*rows, strict=True)))
     return None
 
 
-class _Record:
-    """Collects what a demonstration holds, beginning with the observation before the first step."""
-
-    def __init__(self, env: PandaEnv) -> None:
-        self.rows: list[tuple[FloatArray, FloatArray, FloatArray, FloatArray]] = []
-        self.frames: list[npt.NDArray[np.uint8]] | None = None if env.images is None else []
-        self.add(env)
-
-    def add(self, env: PandaEnv) -> None:
-        self.rows.append((env.joint_positions, env.gripper_open, env.joint_targets, env.task_state))
-        if self.frames is not None:
-            self.frames.append(env.frames())
-
-    def demonstration(self) -> Demonstration:
-        joints, gripper, targets, task_state = (np.stack(column) for column in zip(*self.rows, strict=True))
-        frames = None if self.frames is None else np.stack(self.frames)
-        return Demonstration(joints, gripper, targets, task_state, frames)
+def _recorded(env: PandaEnv) -> list[Array]:
+    """What a `Demonstration` holds of a step, in the order of its attributes."""
+    row: list[Array] = [env.joint_positions, env.gripper_open, env.joint_targets, env.task_state]
+    return row if env.images is None else [*row, env.frames()]
 
 
 def _gap(env: PandaEnv, position: Vector, rotation: Vector) -> tuple[Vector, Vector]:
@@ -128,17 +107,9 @@ def _gap(env: PandaEnv, position: Vector, rotation: Vector) -> tuple[Vector, Vec
 
 
 def _is_reached(env: PandaEnv, waypoint: Waypoint) -> bool:
-    distance, angles = (
-        float(np.linalg.norm(part)) for part in _gap(env, waypoint.position, waypoint.rotation)
-    )
-    is_there = distance < waypoint.tolerance and angles < MAX_ANGLE
-    return is_there and bool(env.gripper_open) == waypoint.gripper_open
-
-
-def _noise(env: PandaEnv, position: Vector) -> float:
-    """Standard deviation (rad) of what is added to the deltas on the way to `position`: none at the goal."""
-    gap = float(np.linalg.norm(position - tip_position(env.data)))
-    return DELTA_NOISE * min(1.0, gap / STEP_LENGTH)
+    gap, angles = _gap(env, waypoint.position, waypoint.rotation)
+    is_there = np.linalg.norm(gap) < waypoint.tolerance and np.linalg.norm(angles) < MAX_ANGLE
+    return bool(is_there) and bool(env.gripper_open) == waypoint.gripper_open
 
 
 def _joint_delta(env: PandaEnv, position: Vector, rotation: Vector, speed: float) -> Vector:

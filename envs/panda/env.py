@@ -5,6 +5,9 @@ closed, 20 control steps a second, reward 1 and termination on success. It is a 
 RLBench scores (`envs.panda.tasks` says what differs).
 """
 
+# What Gymnasium's methods do is described there.
+# ruff: noqa: D102
+
 from __future__ import annotations
 
 from functools import partial
@@ -17,22 +20,11 @@ from gymnasium.spaces import Box, Dict
 
 from envs.gym.rendering import import_mujoco, rendering_backend, use_backend
 from envs.gym.vector import GymVectorTask, Observation
-from envs.panda.scene import (
-    ARM,
-    CONTROL_STEPS,
-    FINGER_OPEN,
-    FINGERS,
-    GRIPPER_STEPS,
-    HOME,
-    OPEN_AMOUNT,
-    Cameras,
-    check_cameras,
-    make_spec,
-)
+from envs.panda import scene
+from envs.panda.scene import ARM, FINGER_OPEN, FINGERS, Cameras
 from envs.panda.tasks import find
 from envs.rlbench.protocol import (
     ACTION_DIM,
-    CAMERAS,
     DEFAULT_TIME_LIMIT,
     MAX_DELTA,
     NUM_JOINTS,
@@ -59,12 +51,12 @@ class PandaEnv(gym.Env[Observation, FloatArray]):
 
     Observations: without images f32 [8 + K], the robot's state (7 joint positions, gripper open) and the
     task's; with them ``{"state": f32 [8], "pixels": u8 [V, 3, H, W]}``. `info` has ``success``, 0 or 1, after
-    every step. The time limit is a wrapper's (see `make_env`).
+    every step. `make` adds the time limit.
 
     Attributes:
-        task: the objects, and what is known of them.
-        time_limit: steps, for whoever plays without the wrapper.
-        model, data: the simulation.
+        task: places the objects, observes them and decides on success.
+        time_limit: the protocol's, in steps.
+        model, data: MuJoCo's.
     """
 
     def __init__(
@@ -81,13 +73,11 @@ class PandaEnv(gym.Env[Observation, FloatArray]):
         self.task, self.actions, self.images, self.render_mode = find(task), actions, images, render_mode
         self.time_limit = TIME_LIMITS.get(task, DEFAULT_TIME_LIMIT)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
-        if images is not None:
-            check_cameras(images.cameras)
-        spec = make_spec()
+        spec = scene.make_spec()
         self.task.build(spec)
         self.model: mujoco.MjModel = spec.compile()
         self.data = mujoco.MjData(self.model)
-        self._cameras: Cameras | None = None
+        self._cameras: Cameras | None = None  # opened when they are first needed
         self._film: Cameras | None = None
         self.action_space = Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
         mujoco.mj_forward(self.model, self.data)
@@ -98,16 +88,13 @@ class PandaEnv(gym.Env[Observation, FloatArray]):
             frames = Box(0, 255, (len(images.cameras), 3, images.size, images.size), np.uint8)
             self.observation_space = Dict({"state": state, "pixels": frames})  # type: ignore[assignment]
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Put the robot at home, its gripper open, and the objects anywhere."""
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Observation, dict[str, Any]]:
         import mujoco
 
         super().reset(seed=seed)
         model, data = self.model, self.data
         mujoco.mj_resetData(model, data)
-        data.qpos[ARM] = data.ctrl[ARM] = HOME
+        data.qpos[ARM] = data.ctrl[ARM] = scene.HOME
         data.qpos[FINGERS] = data.ctrl[FINGERS] = FINGER_OPEN
         mujoco.mj_forward(model, data)
         self.task.place(model, data, self.np_random)
@@ -115,7 +102,6 @@ class PandaEnv(gym.Env[Observation, FloatArray]):
         return self._observe(), {}
 
     def step(self, action: FloatArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Take an agent's action [8] in [-1, 1]."""
         return self.step_robot(robot_action(self.actions, action))
 
     def step_robot(self, action: FloatArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -124,11 +110,11 @@ class PandaEnv(gym.Env[Observation, FloatArray]):
 
         model, data = self.model, self.data
         limits = model.jnt_range[ARM]
-        data.ctrl[ARM] = np.clip(data.qpos[ARM] + action[:NUM_JOINTS], limits[:, 0], limits[:, 1])
+        data.ctrl[ARM] = np.clip(data.qpos[ARM] + action[:NUM_JOINTS], *limits.T)
         finger = FINGER_OPEN if action[NUM_JOINTS] > 0.5 else 0.0
         moves = bool((data.ctrl[FINGERS] != finger).any())
         data.ctrl[FINGERS] = finger
-        mujoco.mj_step(model, data, CONTROL_STEPS + (GRIPPER_STEPS if moves else 0))
+        mujoco.mj_step(model, data, scene.CONTROL_STEPS + (scene.GRIPPER_STEPS if moves else 0))
         # Positions of bodies, sites and cameras are left as they were before the last simulator step.
         mujoco.mj_kinematics(model, data)
         mujoco.mj_camlight(model, data)
@@ -148,7 +134,7 @@ class PandaEnv(gym.Env[Observation, FloatArray]):
     @property
     def gripper_open(self) -> FloatArray:
         """[], 1 or 0."""
-        return np.asarray((self.data.qpos[FINGERS] > OPEN_AMOUNT * FINGER_OPEN).all(), np.float32)
+        return np.asarray((self.data.qpos[FINGERS] > scene.OPEN_AMOUNT * FINGER_OPEN).all(), np.float32)
 
     @property
     def task_state(self) -> FloatArray:
@@ -163,24 +149,22 @@ class PandaEnv(gym.Env[Observation, FloatArray]):
         return np.ascontiguousarray(self._cameras.draw(self.data).transpose(0, 3, 1, 2))
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """The front camera's view, RGB [256, 256, 3], for films."""
         if self._film is None:
-            self._film = Cameras(self.model, CAMERAS[:1], FILM_SIZE, FILM_SIZE)
+            self._film = Cameras(self.model, ["front"], FILM_SIZE, FILM_SIZE)
         frame: npt.NDArray[np.uint8] = self._film.draw(self.data)[0]
         return frame
 
     def close(self) -> None:
-        """Free the renderers."""
         for cameras in (self._cameras, self._film):
             if cameras is not None:
                 cameras.close()
         self._cameras = self._film = None
 
     def _observe(self) -> Observation:
-        state = observation_state(
-            self.joint_positions, self.gripper_open, self.task_state, with_task=self.images is None
-        )
-        return state if self.images is None else {"state": state, "pixels": self.frames()}
+        if self.images is None:
+            return observation_state(self.joint_positions, self.gripper_open, self.task_state)
+        state = observation_state(self.joint_positions, self.gripper_open, None)
+        return {"state": state, "pixels": self.frames()}
 
 
 def make(
@@ -198,42 +182,26 @@ def make(
         task: RLBench's name, one of `envs.panda.tasks.TASKS`.
         num_envs: N.
         actions: what -1 and 1 stand for, `action_range` of the demonstrations. Without one, ±0.2 rad.
-        images: what is seen of the cameras; None: the task's low-dimensional state is observed instead.
+        images: what ``obs["pixels"]`` shows; with None, ``obs["state"]`` includes the task's state instead.
         processes: whether every copy runs in a process of its own.
         render: whether `render` is to work without images.
 
     Raises:
-        UserError: there is no such task or camera, nothing here can draw frames, or a package is missing.
+        UserError: there is no such task, nothing here can draw frames, or a package is missing.
     """
-    find(task)
-    if images is not None:
-        check_cameras(images.cameras)
-    draws = render or images is not None
-    make_one = partial(
-        make_env,
-        task,
-        actions=actions,
-        images=images,
-        render_mode="rgb_array" if draws else None,
-        backend=rendering_backend() if draws else None,
-    )
+    backend = rendering_backend() if render or images is not None else None
+    make_one = partial(_make_env, task, actions, images, backend)
     stack = 1 if images is None else images.stack
     return GymVectorTask(task, [make_one] * num_envs, processes=processes, frame_stack=stack)
 
 
-def make_env(task: str, *, backend: str | None = None, **options: Any) -> gym.Env[Observation, FloatArray]:
-    """One `PandaEnv` with its time limit.
-
-    Args:
-        task: RLBench's name.
-        backend: what draws frames, from `rendering_backend`; a worker process does not inherit the choice.
-        options: of `PandaEnv`.
-
-    Raises:
-        UserError: as for `make`, save that drawing is not checked.
-    """
+def _make_env(
+    task: str, actions: ActionRange, images: Images | None, backend: str | None
+) -> gym.Env[Observation, FloatArray]:
+    """One environment with its time limit. `backend` draws; a worker process does not inherit the choice."""
     if backend is not None:
         use_backend(backend)
     import_mujoco()
-    env = PandaEnv(task, **options)
+    render_mode = None if backend is None else "rgb_array"
+    env = PandaEnv(task, actions, images=images, render_mode=render_mode)
     return gym.wrappers.TimeLimit(env, env.time_limit)

@@ -11,11 +11,9 @@ World frame: the robot's base at the origin, x forward, z up, the table's top at
 from __future__ import annotations
 
 import atexit
-import functools
 import importlib
 import importlib.util
 import os
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from envs.gym.rendering import rendering_backend
-from envs.rlbench.protocol import CAMERAS
 from rlzoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,9 +31,7 @@ Vector = npt.NDArray[np.float64]
 
 TIMESTEP = 0.005  # s
 CONTROL_STEPS = 10  # simulator steps per control step, so that control runs at 20 Hz
-GRIPPER_STEPS = (
-    24  # more of them in a control step in which the gripper opens or closes, until it has done so
-)
+GRIPPER_STEPS = 24  # added to a control step in which the gripper opens or closes, until it has done so
 
 # The robot comes first in the model: its joints are the first of qpos, its actuators the first of ctrl.
 ARM = slice(0, 7)
@@ -47,11 +42,6 @@ OPEN_AMOUNT = 0.9  # of the travel; RLBench calls a gripper open beyond it
 # The gripper points down, 0.4 m above the table (this model's joints 6 and 7 count from other zeros than the
 # real robot's).
 HOME = np.array([0.0, -0.345, 0.0, -2.217, 0.0, 0.302, 0.0])
-
-# Objects touch everything, the robot touches objects only.
-ROBOT_CONTACT = {"contype": 1, "conaffinity": 0}
-OBJECT_CONTACT = {"contype": 2, "conaffinity": 3}
-NO_CONTACT = {"contype": 0, "conaffinity": 0}
 
 _DRAWN, _HIDDEN = 1, 3  # geom groups
 _WHITE, _GREY, _DARK = (0.93, 0.94, 0.92, 1), (0.55, 0.57, 0.6, 1), (0.2, 0.2, 0.22, 1)
@@ -104,20 +94,34 @@ def make_spec() -> MjSpec:
     _draw_robot(spec)
     flange = spec.body("panda0_link7")
     flange.add_site(name="tip", pos=_TIP_POSITION, quat=_HAND_QUAT)
-    spec.worldbody.add_geom(
-        name="table",
-        type=mujoco.mjtGeom.mjGEOM_BOX,
-        pos=(0.4, 0, -0.02),
-        size=(0.6, 0.6, 0.02),
-        rgba=(0.62, 0.5, 0.38, 1),
-        group=_DRAWN,
-        **OBJECT_CONTACT,
-    )
+    table = (0.62, 0.5, 0.38, 1)
+    add_geom(spec.worldbody, "box", (0.6, 0.6, 0.02), table, name="table", pos=(0.4, 0, -0.02))
     for name, (position, target) in _VIEWS.items():
         body = flange if name == "wrist" else spec.worldbody
         body.add_camera(name=name, pos=position, quat=_look_at(position, target), fovy=_FIELD_OF_VIEW[name])
     _draw_plainly(spec)
     return spec
+
+
+def add_geom(
+    body: Any, kind: str, size: Sequence[float], rgba: Any = None, *, solid: bool = True, **options: Any
+) -> None:
+    """Add a shape to a body; without a colour it is not drawn.
+
+    Args:
+        body: of an `MjSpec`.
+        kind: "box", "sphere", "capsule" or "cylinder".
+        size: in m, half the sides of a box, otherwise the radius and half the length.
+        rgba: the colour.
+        solid: whether it touches others. Objects touch everything, the robot touches objects only.
+        options: of MuJoCo's `add_geom`.
+    """
+    import mujoco
+
+    shape = getattr(mujoco.mjtGeom, f"mjGEOM_{kind.upper()}")
+    look = {"group": _HIDDEN} if rgba is None else {"group": _DRAWN, "rgba": rgba}
+    contact = {"contype": 2, "conaffinity": 3} if solid else {"contype": 0, "conaffinity": 0}
+    body.add_geom(type=shape, size=[*size, 0, 0][:3], **look, **contact, **options)
 
 
 def rotation(yaw: float = 0.0, pitch: float = 0.0) -> Vector:
@@ -158,9 +162,10 @@ class Cameras:
         """Open a context of the backend in MUJOCO_GL (see `envs.gym.rendering`) for V cameras."""
         import mujoco
 
-        self._model = model
-        self._gl = _gl_context(width, height)
+        backend = (os.environ.get("MUJOCO_GL") or rendering_backend()).lower()
+        self._gl = importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
         self._gl.make_current()
+        self._model = model
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
@@ -179,8 +184,8 @@ class Cameras:
             camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, model.camera(name).id
             self._views.append(camera)
         self._frame = np.empty((height, width, 3), np.uint8)
-        _OPEN.add(self)
-        _close_all_at_exit()
+        # Before OpenGL's own end, which was registered when it was loaded.
+        atexit.register(self.close)
 
     def draw(self, data: MjData) -> npt.NDArray[np.uint8]:
         """RGB [V, H, W, 3]."""
@@ -189,60 +194,21 @@ class Cameras:
         self._gl.make_current()
         frames = np.empty((len(self._views), *self._frame.shape), np.uint8)
         # The shapes once, then the cameras one after the other.
-        everything = mujoco.mjtCatBit.mjCAT_ALL
+        shown = self._options, self._perturbation, self._views[0], mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(self._model, data, *shown, self._scene)
         for index, camera in enumerate(self._views):
-            if index == 0:
-                mujoco.mjv_updateScene(
-                    self._model, data, self._options, self._perturbation, camera, everything, self._scene
-                )
-            else:
-                mujoco.mjv_updateCamera(self._model, data, camera, self._scene)
+            mujoco.mjv_updateCamera(self._model, data, camera, self._scene)
             mujoco.mjr_render(self._viewport, self._scene, self._context)
             mujoco.mjr_readPixels(self._frame, None, self._viewport, self._context)
             frames[index] = self._frame[::-1]  # OpenGL's rows go upwards
         return frames
 
     def close(self) -> None:
-        """Free the context; a second call does nothing."""
-        if self in _OPEN:
-            _OPEN.discard(self)
-            self._gl.make_current()
-            self._context.free()
-            self._gl.free()
-
-
-_OPEN: weakref.WeakSet[Cameras] = weakref.WeakSet()  # closed at exit, while OpenGL is still there
-
-
-def check_cameras(names: Sequence[str]) -> tuple[str, ...]:
-    """The names as a tuple.
-
-    Raises:
-        UserError: there are none, or there is no camera of one of the names.
-    """
-    unknown = [name for name in names if name not in CAMERAS]
-    if unknown or not names:
-        asked = ", ".join(unknown) or "no camera"
-        raise UserError(f"cameras: {asked} asked for, expected some of {', '.join(CAMERAS)}")
-    return tuple(names)
-
-
-@functools.cache
-def _close_all_at_exit() -> None:
-    """Register it once, after the backend has registered its own end, which then comes later."""
-
-    def close_all() -> None:
-        for cameras in list(_OPEN):
-            cameras.close()
-
-    atexit.register(close_all)
-
-
-def _gl_context(width: int, height: int) -> Any:
-    backend = os.environ.get("MUJOCO_GL", "").lower()
-    if backend not in ("egl", "osmesa", "glfw"):
-        backend = rendering_backend()
-    return importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
+        """Free the context, to be called once."""
+        atexit.unregister(self.close)
+        self._gl.make_current()
+        self._context.free()
+        self._gl.free()
 
 
 def _robot_xml() -> str:
@@ -261,56 +227,38 @@ def _robot_xml() -> str:
 
 
 def _simplify_robot(spec: MjSpec) -> None:
-    import mujoco
-
     for geom in spec.geoms:
         if geom.meshname.endswith("_viz"):
             spec.delete(geom)
         else:
-            geom.contype, geom.conaffinity = ROBOT_CONTACT["contype"], ROBOT_CONTACT["conaffinity"]
-            geom.group = _HIDDEN
+            geom.contype, geom.conaffinity, geom.group = 1, 0, _HIDDEN
     for mesh in spec.meshes:
         if mesh.name.endswith("_viz") or mesh.name == "finger_col":
             spec.delete(mesh)
     for body in spec.bodies:
         body.gravcomp = 1.0
-    assert all(geom.type != mujoco.mjtGeom.mjGEOM_PLANE for geom in spec.geoms)
 
 
 def _tune_controllers(spec: MjSpec) -> None:
-    # Stiffness and damping are ours; the limits of the forces, 87 and 12 N m, are the robot's.
-    for index in range(1, 8):
-        stiffness, damping = (2000.0, 120.0) if index <= 4 else (600.0, 24.0)
-        joint = spec.joint(f"robot:panda0_joint{index}")
-        joint.damping[0], joint.armature = 1.0, 0.1
-        _set_controller(spec.actuator(f"panda0_joint{index}"), stiffness, damping)
-    for index, side in ((1, "r"), (2, "l")):
-        joint = spec.joint(f"robot:panda0_finger_joint{index}")
-        joint.damping[0], joint.armature = 1.0, 0.5
-        _set_controller(spec.actuator(f"{side}_gripper_finger_joint"), 3000.0, 80.0)
-
-
-def _set_controller(actuator: Any, stiffness: float, damping: float) -> None:
-    actuator.gainprm[0] = stiffness
-    actuator.biasprm[:3] = 0.0, -stiffness, -damping
+    # Armature, stiffness and damping of the joints and fingers, in the model's order. They are ours; the
+    # limits of the forces, 87 and 12 N m, are the robot's.
+    gains = [(0.1, 2000.0, 120.0)] * 4 + [(0.1, 600.0, 24.0)] * 3 + [(0.5, 3000.0, 80.0)] * 2
+    rows = zip(spec.joints, spec.actuators, gains, strict=True)
+    for joint, actuator, (armature, stiffness, damping) in rows:
+        joint.damping[0], joint.armature = 1.0, armature
+        actuator.gainprm[0] = stiffness
+        actuator.biasprm[:3] = 0.0, -stiffness, -damping
 
 
 def _draw_robot(spec: MjSpec) -> None:
-    import mujoco
-
-    capsule, box = mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_BOX
-    drawn: dict[str, Any] = {"group": _DRAWN, "mass": 0.0, **NO_CONTACT}
+    drawn: dict[str, Any] = {"solid": False, "mass": 0.0}
     for link, ends, radius, colour in _CAPSULES:
-        spec.body(f"panda0_{link}").add_geom(
-            type=capsule, fromto=ends, size=(radius, 0, 0), rgba=colour, **drawn
-        )
-    spec.body("panda0_link7").add_geom(
-        type=box, pos=(0, 0, 0.14), quat=_HAND_QUAT, size=(0.03, 0.1, 0.033), rgba=_WHITE, **drawn
-    )
-    for side, sign in (("left", 1), ("right", -1)):
-        spec.body(f"panda0_{side}finger").add_geom(
-            type=box, pos=(0, sign * 0.009, 0.05), size=(0.012, 0.009, 0.044), rgba=_DARK, **drawn
-        )
+        add_geom(spec.body(f"panda0_{link}"), "capsule", (radius,), colour, fromto=ends, **drawn)
+    hand: dict[str, Any] = {"pos": (0, 0, 0.14), "quat": _HAND_QUAT}
+    add_geom(spec.body("panda0_link7"), "box", (0.03, 0.1, 0.033), _WHITE, **hand, **drawn)
+    for side, y in (("left", 0.009), ("right", -0.009)):
+        finger = spec.body(f"panda0_{side}finger")
+        add_geom(finger, "box", (0.012, 0.009, 0.044), _DARK, pos=(0, y, 0.05), **drawn)
 
 
 def _draw_plainly(spec: MjSpec) -> None:

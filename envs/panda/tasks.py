@@ -13,6 +13,9 @@ A task keeps nothing of an episode in itself: all of it is in the model (where f
 data, which is what lets a run be resumed exactly.
 """
 
+# Methods of the protocol `PandaTask` are described there.
+# ruff: noqa: D102
+
 from __future__ import annotations
 
 import difflib
@@ -21,14 +24,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from envs.panda.scene import OBJECT_CONTACT, Vector, fingers_touch, rotation, tip_position
+from envs.panda.scene import Vector, add_geom, fingers_touch, rotation, tip_position
 from rlzoo.errors import UserError
 
 if TYPE_CHECKING:
     from mujoco import MjData, MjModel, MjSpec
 
-_DRAWN, _HIDDEN = 1, 3  # geom groups
-_RED, _STEEL, _WOOD = (0.9, 0.05, 0.05, 1), (0.5, 0.52, 0.55, 1), (0.75, 0.6, 0.4, 1)
+_RED, _STEEL = (0.9, 0.05, 0.05, 1), (0.5, 0.52, 0.55, 1)
+_WOOD, _DARK = (0.75, 0.6, 0.4, 1), (0.12, 0.12, 0.12, 1)
 # Of the distractors; the target is red.
 _OTHER_COLOURS = np.array(
     [
@@ -36,6 +39,7 @@ _OTHER_COLOURS = np.array(
         *((0.95, 0.55, 0.1), (0.45, 0.45, 0.05), (0.1, 0.1, 0.1), (0.95, 0.95, 0.95)),
     ]
 )
+_UP = np.array([0.0, 0.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -80,30 +84,19 @@ class ReachTarget:
 
     radius = 0.03
     low, high = np.array([0.3, -0.3, 0.06]), np.array([0.6, 0.3, 0.34])
+    distance = 0.15  # m, at least, of the spheres from each other and from the tip
     spheres = ("target", "distractor0", "distractor1")
 
     def build(self, spec: MjSpec) -> None:
-        """Three spheres that nothing touches."""
-        import mujoco
-
         for name in self.spheres:
             body = spec.worldbody.add_body(name=name)
-            body.add_geom(
-                name=name,
-                type=mujoco.mjtGeom.mjGEOM_SPHERE,
-                size=(self.radius, 0, 0),
-                rgba=_RED,
-                group=_DRAWN,
-                contype=0,
-                conaffinity=0,
-            )
+            add_geom(body, "sphere", (self.radius,), _RED, name=name, solid=False)
 
     def place(self, model: MjModel, data: MjData, rng: np.random.Generator) -> None:
-        """Spheres 0.15 m apart from each other and from the tip."""
         taken = [tip_position(data).copy()]
         for name in self.spheres:
             position = rng.uniform(self.low, self.high)
-            while min(np.linalg.norm(position - other) for other in taken) < 0.15:
+            while min(np.linalg.norm(position - other) for other in taken) < self.distance:
                 position = rng.uniform(self.low, self.high)
             taken.append(position)
             model.body(name).pos[:] = position
@@ -112,15 +105,14 @@ class ReachTarget:
             model.geom(name).rgba[:3] = colour
 
     def state(self, model: MjModel, data: MjData) -> Vector:
-        """[3]: the target's position from the tip."""
-        return _seen_from_tip(data, model.body("target").pos)
+        """[3]: the target's position."""
+        return model.body("target").pos - tip_position(data)
 
     def is_solved(self, model: MjModel, data: MjData) -> bool:
-        """The tip is inside the sphere."""
-        return bool(np.linalg.norm(model.body("target").pos - tip_position(data)) < self.radius)
+        return bool(np.linalg.norm(self.state(model, data)) < self.radius)
 
     def waypoints(self, model: MjModel, data: MjData) -> list[Waypoint]:
-        """Straight to the target's centre, where RLBench's demonstrations end too (within 0.5 mm)."""
+        # RLBench's demonstrations too end at the target's centre, within 0.5 mm.
         return [Waypoint(model.body("target").pos.copy(), rotation(), gripper_open=True, tolerance=0.001)]
 
 
@@ -128,53 +120,38 @@ class PushButton:
     """Press the red button on its box, which is of one colour, with the closed gripper."""
 
     height = 0.06  # of the button's top above the table
+    travel = 0.012
     pressed = 0.003  # m, RLBench's threshold
     low, high = np.array([0.33, -0.25, 0.0]), np.array([0.6, 0.25, 0.0])
 
     def build(self, spec: MjSpec) -> None:
-        """A box and a sprung button of 12 mm travel."""
-        import mujoco
-
         base = spec.worldbody.add_body(name="button_base")
-        box = mujoco.mjtGeom.mjGEOM_BOX
         # The walls stand beside the button, as it sinks into the box.
-        half, wall = 0.05, 0.005
-        for sign in (-1, 1):
-            _add(base, box, (half, wall, 0.02), pos=(0, sign * (half - wall), 0.02), rgba=(0.5, 0.0, 0.0, 1))
-            _add(base, box, (wall, half, 0.02), pos=(sign * (half - wall), 0, 0.02), rgba=(0.5, 0.0, 0.0, 1))
-        _add(base, box, (half, half, 0.005), pos=(0, 0, 0.035), rgba=(0.5, 0.0, 0.0, 1), solid=False)
+        half, wall, colour = 0.05, 0.005, (0.5, 0.0, 0.0, 1)
+        for side in (wall - half, half - wall):
+            add_geom(base, "box", (half, wall, 0.02), colour, pos=(0, side, 0.02))
+            add_geom(base, "box", (wall, half, 0.02), colour, pos=(side, 0, 0.02))
+        add_geom(base, "box", (half, half, 0.005), colour, pos=(0, 0, 0.035), solid=False)
         button = base.add_body(name="button", pos=(0, 0, self.height))
-        button.add_joint(
-            name="button_joint",
-            type=mujoco.mjtJoint.mjJNT_SLIDE,
-            axis=(0, 0, -1),
-            limited=mujoco.mjtLimited.mjLIMITED_TRUE,
-            range=(0, 0.012),
-            stiffness=[150.0, 0.0, 0.0],
-            damping=[5.0, 0.0, 0.0],
-            springref=-0.004,
-        )
-        cylinder = mujoco.mjtGeom.mjGEOM_CYLINDER
-        _add(button, cylinder, (0.03, 0.01, 0), pos=(0, 0, -0.01), rgba=_RED, name="button", mass=0.05)
+        spring = {"stiffness": [150.0, 0.0, 0.0], "damping": [5.0, 0.0, 0.0], "springref": -0.004}
+        _add_slide(button, "button_joint", (0, 0, -1), self.travel, **spring)
+        add_geom(button, "cylinder", (0.03, 0.01), _RED, pos=(0, 0, -0.01), name="button", mass=0.05)
 
     def place(self, model: MjModel, data: MjData, rng: np.random.Generator) -> None:
-        """Somewhere on the table."""
         model.body("button_base").pos[:] = rng.uniform(self.low, self.high)
 
     def state(self, model: MjModel, data: MjData) -> Vector:
-        """[4]: the button's top from the tip, and how deep it is pressed."""
-        return np.append(_seen_from_tip(data, data.body("button").xpos), data.joint("button_joint").qpos)
+        """[4]: the button's top, and how deep it is pressed."""
+        return np.append(data.body("button").xpos - tip_position(data), data.joint("button_joint").qpos)
 
     def is_solved(self, model: MjModel, data: MjData) -> bool:
-        """The button is pressed."""
         return bool(data.joint("button_joint").qpos[0] > self.pressed)
 
     def waypoints(self, model: MjModel, data: MjData) -> list[Waypoint]:
-        """Above the button, then down on it."""
-        top = data.body("button").xpos.copy()
+        top, down = data.body("button").xpos.copy(), rotation()
         return [
-            Waypoint(top + np.array([0, 0, 0.09]), rotation(), gripper_open=False, tolerance=0.03),
-            Waypoint(top - np.array([0, 0, 0.005]), rotation(), gripper_open=False, tolerance=np.inf),
+            Waypoint(top + 0.09 * _UP, down, gripper_open=False, tolerance=0.03),
+            Waypoint(top - 0.005 * _UP, down, gripper_open=False, tolerance=np.inf),
         ]
 
 
@@ -184,56 +161,47 @@ class TakeLidOffSaucepan:
     pan_height, radius = 0.08, 0.09
     lift = 0.1  # m, from where on the lid counts as off
     low, high = np.array([0.36, -0.2, 0.0]), np.array([0.56, 0.2, 0.0])
-    knob = np.array([0.0, 0.0, 0.035])  # of the knob's centre, from the lid's underside
+    max_yaw = 0.75 * np.pi  # the handle points to the robot's sides or back
 
     def build(self, spec: MjSpec) -> None:
-        """A pan that is fast to the table and a lid of 0.15 kg that lies on it."""
-        import mujoco
-
-        cylinder, box = mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_BOX
-        dark = (0.12, 0.12, 0.12, 1)
-        pan = spec.worldbody.add_body(name="pan")
+        pan = spec.worldbody.add_body(name="pan")  # fast to the table
         half = self.pan_height / 2
-        _add(pan, cylinder, (self.radius, half, 0), pos=(0, 0, half), rgba=_STEEL, solid=False)
-        _add(pan, box, (0.06, 0.012, 0.008), pos=(self.radius + 0.06, 0, 0.065), rgba=dark, solid=False)
-        lid = spec.worldbody.add_body(name="lid", pos=(0, 0, self.pan_height))
+        add_geom(pan, "cylinder", (self.radius, half), _STEEL, pos=(0, 0, half), solid=False)
+        handle = (self.radius + 0.06, 0, 0.065)
+        add_geom(pan, "box", (0.06, 0.012, 0.008), _DARK, pos=handle, solid=False)
+        lid = spec.worldbody.add_body(name="lid", pos=(0, 0, self.pan_height))  # 0.15 kg
         lid.add_freejoint(name="lid_joint")
-        disc = (self.radius + 0.003, 0.005, 0.0)
-        _add(lid, cylinder, disc, pos=(0, 0, 0.005), rgba=(0.75, 0.8, 0.85, 1), mass=0.0, solid=False)
-        ends = (0, 0, 0.02, 0, 0, self.knob[2] + 0.015)
-        capsule = mujoco.mjtGeom.mjGEOM_CAPSULE
-        _add(lid, capsule, (0.015, 0, 0), fromto=ends, rgba=dark, name="knob", mass=0.05)
+        disc, colour = (self.radius + 0.003, 0.005), (0.75, 0.8, 0.85, 1)
+        add_geom(lid, "cylinder", disc, colour, pos=(0, 0, 0.005), mass=0.0, solid=False)
+        add_geom(lid, "capsule", (0.015,), _DARK, fromto=(0, 0, 0.02, 0, 0, 0.05), name="knob", mass=0.05)
         # Boxes, unseen, touch in place of the cylinders: a tenth of the time.
         side = self.radius / np.sqrt(2)
-        _add(pan, box, (side, side, half), pos=(0, 0, half), group=_HIDDEN)
-        _add(lid, box, (side, side, 0.005), pos=(0, 0, 0.005), group=_HIDDEN, mass=0.1)
+        add_geom(pan, "box", (side, side, half), pos=(0, 0, half))
+        add_geom(lid, "box", (side, side, 0.005), pos=(0, 0, 0.005), mass=0.1)
 
     def place(self, model: MjModel, data: MjData, rng: np.random.Generator) -> None:
-        """Somewhere on the table, its handle turned anyhow to the robot's sides and back."""
-        position, yaw = rng.uniform(self.low, self.high), rng.uniform(-0.75 * np.pi, 0.75 * np.pi)
-        model.body("pan").pos[:] = position
-        model.body("pan").quat[:] = np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
-        data.joint("lid_joint").qpos[:3] = position + np.array([0, 0, self.pan_height])
+        position = rng.uniform(self.low, self.high)
+        _stand(model, "pan", position, rng.uniform(-self.max_yaw, self.max_yaw))
+        data.joint("lid_joint").qpos[:3] = position + self.pan_height * _UP
 
     def state(self, model: MjModel, data: MjData) -> Vector:
-        """[4]: the knob's position from the tip, and the lid's height above the pan."""
-        knob = data.geom("knob").xpos
-        return np.append(_seen_from_tip(data, knob), data.body("lid").xpos[2] - self.pan_height)
+        """[4]: the knob's position, and the lid's height above the pan."""
+        knob = data.geom("knob").xpos - tip_position(data)
+        return np.append(knob, data.body("lid").xpos[2] - self.pan_height)
 
     def is_solved(self, model: MjModel, data: MjData) -> bool:
-        """The lid is above the pan and between the fingers."""
+        # The lid is above the pan and between the fingers.
         offset = data.body("lid").xpos - model.body("pan").pos
         is_above = offset[2] > self.pan_height + self.lift and np.linalg.norm(offset[:2]) < self.radius
         return bool(is_above) and fingers_touch(model, data, "lid")
 
     def waypoints(self, model: MjModel, data: MjData) -> list[Waypoint]:
-        """Above the knob, down, close, up."""
-        knob, up = data.geom("knob").xpos.copy(), np.array([0.0, 0.0, 1.0])
+        knob, down = data.geom("knob").xpos.copy(), rotation()
         return [
-            Waypoint(knob + 0.08 * up, rotation(), gripper_open=True, tolerance=0.025),
-            Waypoint(knob, rotation(), gripper_open=True, tolerance=0.008),
-            Waypoint(knob, rotation(), gripper_open=False, tolerance=0.02),
-            Waypoint(knob + (self.lift + 0.05) * up, rotation(), gripper_open=False, tolerance=np.inf),
+            Waypoint(knob + 0.08 * _UP, down, gripper_open=True, tolerance=0.025),
+            Waypoint(knob, down, gripper_open=True, tolerance=0.008),
+            Waypoint(knob, down, gripper_open=False, tolerance=0.02),
+            Waypoint(knob + (self.lift + 0.05) * _UP, down, gripper_open=False, tolerance=np.inf),
         ]
 
 
@@ -253,67 +221,49 @@ class OpenDrawer:
     spacing = 0.1  # m, between the drawers
 
     def build(self, spec: MjSpec) -> None:
-        """The cabinet's frame is its front's middle at the table's height; drawers open along its -x."""
-        import mujoco
-
-        box = mujoco.mjtGeom.mjGEOM_BOX
+        # The cabinet's frame is its front's middle at the table's height; drawers open along its -x.
         cabinet = spec.worldbody.add_body(name="cabinet")
         depth, width, height = 0.1, 0.14, 0.155  # halves
-        _add(cabinet, box, (depth, 0.006, height), pos=(depth, width, height), rgba=_WOOD)
-        _add(cabinet, box, (depth, 0.006, height), pos=(depth, -width, height), rgba=_WOOD)
-        _add(cabinet, box, (depth, width, 0.006), pos=(depth, 0, 2 * height), rgba=_WOOD)
-        _add(cabinet, box, (0.006, width, height), pos=(2 * depth, 0, height), rgba=_WOOD)
+        add_geom(cabinet, "box", (depth, 0.006, height), _WOOD, pos=(depth, width, height))
+        add_geom(cabinet, "box", (depth, 0.006, height), _WOOD, pos=(depth, -width, height))
+        add_geom(cabinet, "box", (depth, width, 0.006), _WOOD, pos=(depth, 0, 2 * height))
+        add_geom(cabinet, "box", (0.006, width, height), _WOOD, pos=(2 * depth, 0, height))
         for level, name in enumerate(("top", "middle", "bottom")):
-            colour = (0.9, 0.8, 0.65, 1) if level == 0 else _WOOD
             drawer = cabinet.add_body(name=f"drawer_{name}", pos=(0, 0, -self.spacing * level))
-            _add(drawer, box, (0.006, 0.13, 0.044), pos=(0, 0, self.grip[2]), rgba=colour, mass=0.1)
+            colour = (0.9, 0.8, 0.65, 1) if level == 0 else _WOOD
+            add_geom(drawer, "box", (0.006, 0.13, 0.044), colour, pos=(0, 0, self.grip[2]), mass=0.1)
             self._add_handle(drawer, name)
         drawer = spec.body("drawer_top")
-        _add(drawer, box, (0.09, 0.12, 0.005), pos=(0.09, 0, 0.215), rgba=_WOOD, mass=0.1)
-        drawer.add_joint(
-            name="drawer_joint",
-            type=mujoco.mjtJoint.mjJNT_SLIDE,
-            axis=(-1, 0, 0),
-            limited=mujoco.mjtLimited.mjLIMITED_TRUE,
-            range=(0, self.travel),
-            damping=[4.0, 0.0, 0.0],
-            frictionloss=0.5,
-        )
+        add_geom(drawer, "box", (0.09, 0.12, 0.005), _WOOD, pos=(0.09, 0, 0.215), mass=0.1)
+        friction = {"damping": [4.0, 0.0, 0.0], "frictionloss": 0.5}
+        _add_slide(drawer, "drawer_joint", (-1, 0, 0), self.travel, **friction)
 
     def _add_handle(self, drawer: Any, name: str) -> None:
-        import mujoco
-
-        capsule, (x, _, z) = mujoco.mjtGeom.mjGEOM_CAPSULE, self.grip
-        options: dict[str, Any] = {"rgba": (0.12, 0.12, 0.15, 1), "mass": 0.05}
-        bar = (x, 0, z - 0.03, x, 0, z + 0.03)
-        _add(drawer, capsule, (0.009, 0, 0), fromto=bar, name=f"handle_{name}", **options)
+        x, _, z = self.grip
+        bar, colour = (x, 0, z - 0.03, x, 0, z + 0.03), (0.12, 0.12, 0.15, 1)
+        add_geom(drawer, "capsule", (0.009,), colour, fromto=bar, name=f"handle_{name}", mass=0.05)
         for end in (z - 0.03, z + 0.03):
-            _add(drawer, capsule, (0.006, 0, 0), fromto=(x, 0, end, 0, 0, end), **options)
+            add_geom(drawer, "capsule", (0.006,), colour, fromto=(x, 0, end, 0, 0, end), mass=0.05)
 
     def place(self, model: MjModel, data: MjData, rng: np.random.Generator) -> None:
-        """In front of the robot, turned a little."""
         yaw = rng.uniform(-self.max_yaw, self.max_yaw)
-        model.body("cabinet").pos[:] = rng.uniform(self.low, self.high)
-        model.body("cabinet").quat[:] = np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
+        _stand(model, "cabinet", rng.uniform(self.low, self.high), yaw)
 
     def state(self, model: MjModel, data: MjData) -> Vector:
-        """[5]: the handle's position from the tip, the cabinet's yaw (rad), how far the drawer is open."""
-        handle = _seen_from_tip(data, data.geom("handle_top").xpos)
+        """[5]: the handle's position, the cabinet's yaw (rad), how far the drawer is open."""
+        handle = data.geom("handle_top").xpos - tip_position(data)
         return np.concatenate((handle, [_yaw(model)], data.joint("drawer_joint").qpos))
 
     def is_solved(self, model: MjModel, data: MjData) -> bool:
-        """The drawer is open."""
         return bool(data.joint("drawer_joint").qpos[0] > self.opened)
 
     def waypoints(self, model: MjModel, data: MjData) -> list[Waypoint]:
-        """Before the handle, forward, close, back."""
         yaw = _yaw(model)
         forward = np.array([np.cos(yaw), np.sin(yaw), 0.0])
         handle, pose = data.geom("handle_top").xpos.copy(), rotation(yaw, self.pitch)
+        before = handle - 0.1 * forward + 0.03 * _UP
         return [
-            Waypoint(
-                handle - 0.1 * forward + np.array([0, 0, 0.03]), pose, gripper_open=True, tolerance=0.025
-            ),
+            Waypoint(before, pose, gripper_open=True, tolerance=0.025),
             Waypoint(handle, pose, gripper_open=True, tolerance=0.01),
             Waypoint(handle, pose, gripper_open=False, tolerance=0.03),
             Waypoint(handle - (self.opened + 0.03) * forward, pose, gripper_open=False, tolerance=np.inf),
@@ -341,9 +291,10 @@ def find(name: str) -> PandaTask:
     return TASKS[name]()
 
 
-def _seen_from_tip(data: MjData, position: Vector) -> Vector:
-    gap: Vector = position - tip_position(data)
-    return gap
+def _stand(model: MjModel, body: str, position: Vector, yaw: float) -> None:
+    """Move a body that is fast to the table and turn it by `yaw` (rad)."""
+    model.body(body).pos[:] = position
+    model.body(body).quat[:] = np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
 
 
 def _yaw(model: MjModel) -> float:
@@ -351,8 +302,7 @@ def _yaw(model: MjModel) -> float:
     return float(2 * np.arctan2(quaternion[3], quaternion[0]))
 
 
-def _add(
-    body: Any, kind: Any, size: tuple[float, float, float], *, solid: bool = True, **options: Any
-) -> None:
-    contact = OBJECT_CONTACT if solid else {"contype": 0, "conaffinity": 0}
-    body.add_geom(type=kind, size=size, **{"group": _DRAWN, **contact, **options})
+def _add_slide(body: Any, name: str, axis: tuple[int, int, int], travel: float, **options: Any) -> None:
+    import mujoco
+
+    body.add_joint(name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=axis, range=(0, travel), **options)

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from envs.rlbench.images import Pixels, load_frames
-from envs.rlbench.protocol import MAX_DELTA, NUM_JOINTS, TIME_LIMITS, Demonstration, Images, within_limits
+from envs.rlbench.protocol import MAX_DELTA, NUM_JOINTS, Demonstration, Images, is_within_limits
 from rlzoo.data.download import cache_dir
 from rlzoo.data.hdf5 import check_shape, get_dataset, open_hdf5
 from rlzoo.data.unpickle import Record, load_pickle
@@ -37,8 +37,8 @@ _PACKAGES = ("rlbench", "rlbench.rlbench", "RLBench.rlbench")
 _DEMO = [f"{package}.demo.Demo" for package in _PACKAGES]
 _OBSERVATION = [f"{package}.backend.observation.Observation" for package in _PACKAGES]
 _LAYOUT = "expected <task>/variation*/episodes/episode*/low_dim_obs.pkl or a part of it"
-_NO_TASK = re.compile(r"variation\d+|all_variations|episodes|episode\d+")
-_CACHE_VERSION = 2
+_OF_A_TASK = re.compile(r".*/([^/]+)/(?:variation\d+|all_variations)/episodes/episode\d+")
+_CACHE_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -96,33 +96,29 @@ def load_rlbench(
             not match the record, a camera that was not recorded, a pickle that is damaged or asks for
             anything but arrays and RLBench's records. Nothing in the files is executed.
     """
-    episodes = find_episodes(path, task)
     source = Path(path).expanduser()
-    kept: list[Path] = []
+    episodes: list[Path] = []
     demonstrations: list[Demonstration] = []
     too_fast = 0
-    for episode in episodes:
-        if len(kept) == count:
+    for episode in find_episodes(path, task):
+        if len(episodes) == count:
             break
         demonstration = demonstration_of(_read_record(episode), str(episode / LOW_DIM_FILE))
-        if within_limits([demonstration]):
-            kept.append(episode)
+        if is_within_limits(demonstration):
+            episodes.append(episode)
             demonstrations.append(demonstration)
         else:
             too_fast += 1
-    if count is not None and len(kept) < count:
-        raise UserError(
-            f"{source}: {count} demonstrations asked for, found {len(kept)} and {too_fast} too fast"
-        )
-    if not kept:
-        raise UserError(
-            f"{source}: all {too_fast} demonstrations move a joint over {MAX_DELTA} rad in a step"
-        )
+    found = len(demonstrations)
+    if count is not None and found < count:
+        raise UserError(f"{source}: {count} demonstrations asked for, found {found} and {too_fast} too fast")
+    if not found:
+        raise UserError(f"{source}: all {too_fast} demonstrations move a joint over {MAX_DELTA} rad a step")
     if need_task_state:
         _check_task_states(source, demonstrations)
     if images is not None:
         lengths = [len(demonstration.gripper_open) for demonstration in demonstrations]
-        frames = _frames(kept, lengths, images)
+        frames = np.split(_frames(episodes, lengths, images), np.cumsum(lengths)[:-1])
         pairs = zip(demonstrations, frames, strict=True)
         demonstrations = [replace(demonstration, frames=part) for demonstration, part in pairs]
     return RLBenchDemos(demonstrations, too_fast, source)
@@ -139,26 +135,24 @@ def find_episodes(path: str | os.PathLike[str], task: str | None = None) -> list
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; {_LAYOUT}")
+    if task is not None and (folder / task).is_dir():
+        folder = folder / task
     try:
-        if task is not None and (folder / task).is_dir():
-            folder = folder / task
-        found = _episodes_below(folder)
-        if not found:
-            below = {child.name: _episodes_below(child) for child in folder.iterdir() if child.is_dir()}
-            tasks = sorted(name for name, episodes in below.items() if episodes)
-            if len(tasks) == 1 and task in (None, tasks[0]):
-                return below[tasks[0]]
-            if tasks:
-                wanted = "name one of them" if task is None else f"not {task}"
-                raise UserError(f"{folder}: has demonstrations of {', '.join(tasks)}; {wanted}")
-            raise UserError(f"{folder}: no demonstrations; {_LAYOUT}")
+        if found := _episodes_below(folder):
+            name = _task_of(found[0])
+            if task is not None and name not in (task, None):
+                raise UserError(f"{folder}: demonstrations of {name}, expected {task}")
+            return found
+        children = sorted(child for child in folder.iterdir() if child.is_dir())
+        tasks = {child.name: episodes for child in children if (episodes := _episodes_below(child))}
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    name = _task_name(found[0])
-    # A folder of episodes alone may be called anything; one with variations is a task's.
-    is_task = any(part.name.startswith(("variation", "all_variations")) for part in found[0].parents)
-    if task is not None and name != task and (is_task or name in TIME_LIMITS):
-        raise UserError(f"{folder}: demonstrations of {name}, expected {task}")
+    if not tasks:
+        raise UserError(f"{folder}: no demonstrations; {_LAYOUT}")
+    if len(tasks) > 1 or task is not None:
+        wanted = "name one of them" if task is None else f"not {task}"
+        raise UserError(f"{folder}: has demonstrations of {', '.join(tasks)}; {wanted}")
+    (found,) = tasks.values()
     return found
 
 
@@ -178,29 +172,34 @@ def demonstration_of(
     """
     if len(observations) < 2:
         raise UserError(f"{name}: {len(observations)} observations, expected at least 2")
-    positions = np.stack(
-        [_vector(fields, "joint_positions", NUM_JOINTS, name, row) for row, fields in enumerate(observations)]
-    )
-    gripper = np.array([_gripper(fields, name, row) for row, fields in enumerate(observations)], np.float32)
-    targets, is_recorded = positions.copy(), False
+    positions, gripper, targets, states = [], [], [], []
+    has_targets = False
     for row, fields in enumerate(observations):
-        misc = fields.get("misc")
-        # The first observation has none: no step led to it.
-        if row > 0 and isinstance(misc, dict) and misc.get("joint_position_action") is not None:
-            target = _vector(misc, "joint_position_action", None, name, row)
-            if len(target) not in (NUM_JOINTS, NUM_JOINTS + 1):  # with the gripper, or without
-                raise UserError(f"{name}: joint_position_action has {len(target)} values, expected 8")
-            targets[row], is_recorded = target[:NUM_JOINTS], True
+        where = f"{name}: observation {row}:"
+        positions.append(_vector(fields.get("joint_positions"), f"{where} joint_positions", (NUM_JOINTS,)))
+        is_open = fields.get("gripper_open")
+        if not isinstance(is_open, (int, float, np.floating, np.integer, np.bool_)) or not 0 <= is_open <= 1:
+            raise UserError(f"{where} gripper_open is not a number from 0 to 1")
+        gripper.append(is_open)
+        misc, target = fields.get("misc"), None
+        if isinstance(misc, dict) and row > 0:  # no step led to the first observation
+            target = misc.get("joint_position_action")
+        if target is not None:
+            with_or_without_gripper = (NUM_JOINTS, NUM_JOINTS + 1)
+            target = _vector(target, f"{where} joint_position_action", with_or_without_gripper)[:NUM_JOINTS]
+            has_targets = True
+        targets.append(positions[row] if target is None else target)
+        state = fields.get("task_low_dim_state")
+        state = state.ravel() if isinstance(state, np.ndarray) else np.zeros(0)
+        states.append(_vector(state, f"{where} task_low_dim_state"))
+    has_state = len({len(state) for state in states}) == 1
     return Demonstration(
-        joint_positions=positions,
-        gripper_open=gripper,
-        joint_targets=targets if is_recorded else None,
-        task_state=_task_states(observations, name),
+        joint_positions=np.stack(positions),
+        gripper_open=np.array(gripper, np.float32),
+        joint_targets=np.stack(targets) if has_targets else None,
+        task_state=np.stack(states) if has_state else np.zeros((len(states), 0), np.float32),
         frames=frames,
     )
-
-
-# --- folders -----------------------------------------------------------------------------------------------
 
 
 def _episodes_below(folder: Path) -> list[Path]:
@@ -223,26 +222,19 @@ def _numbered(folder: Path, stem: str) -> list[Path]:
     return [path for _, path in sorted(found) if path.is_dir()]
 
 
-def _task_name(episode: Path) -> str:
-    """The name of the task that an episode's folder is of."""
-    for part in reversed(episode.resolve().parts):
-        if not _NO_TASK.fullmatch(part):
-            return part
-    return "demonstrations"
+def _task_of(episode: Path) -> str | None:
+    """The name of an episode's task; None where the folders around it are not those of RLBench's layout."""
+    match = _OF_A_TASK.fullmatch(episode.resolve().as_posix())
+    return match[1] if match else None
 
 
 def _camera_folder(episode: Path, camera: str) -> Path:
     """The folder of a camera's images; raises UserError where there is none, with the cameras there are."""
     folder = episode / f"{camera}_rgb"
     if not folder.is_dir():
-        names = [path.name for path in episode.iterdir() if path.is_dir()] if episode.is_dir() else []
-        others = sorted(name.removesuffix("_rgb") for name in names if name.endswith("_rgb"))
-        there = f"it has {', '.join(others)}" if others else "it has none"
-        raise UserError(f"{episode}: no images of camera {camera} (folder {folder.name}); {there}")
+        found = sorted(path.name.removesuffix("_rgb") for path in episode.glob("*_rgb")) or ["none"]
+        raise UserError(f"{episode}: no images of camera {camera} ({folder.name}), but of {', '.join(found)}")
     return folder
-
-
-# --- records -----------------------------------------------------------------------------------------------
 
 
 def _read_record(episode: Path) -> list[dict[str, Any]]:
@@ -256,106 +248,64 @@ def _read_record(episode: Path) -> list[dict[str, Any]]:
     return [item.fields for item in record]
 
 
-def _vector(
-    fields: Mapping[str, Any], key: str, width: int | None, name: str, row: int
-) -> npt.NDArray[np.float32]:
-    """A finite vector of `width` numbers (None: any) as float32."""
-    value = fields.get(key)
+def _vector(value: Any, what: str, widths: Collection[int] = ()) -> FloatArray:
+    """`value` as float32, checked to be a finite vector; its length is one of `widths`, if there are any."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf" or value.ndim != 1:
-        raise UserError(f"{name}: observation {row} lacks {key}, an array of numbers")
-    if width is not None and len(value) != width:
-        raise UserError(f"{name}: observation {row} has {len(value)} values of {key}, expected {width}")
+        raise UserError(f"{what} is missing or not a vector of numbers")
+    if widths and len(value) not in widths:
+        raise UserError(f"{what} has {len(value)} numbers, expected {' or '.join(map(str, widths))}")
     with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and infinite is refused
         numbers = value.astype(np.float32)
     if not np.isfinite(numbers).all():
-        raise UserError(f"{name}: observation {row}: {key} is NaN or infinite, expected finite numbers")
+        raise UserError(f"{what} is NaN or infinite, expected finite numbers")
     return numbers
-
-
-def _gripper(fields: Mapping[str, Any], name: str, row: int) -> float:
-    value = fields.get("gripper_open")
-    if not isinstance(value, (bool, int, float, np.floating, np.integer, np.bool_)) or not 0 <= value <= 1:
-        raise UserError(f"{name}: observation {row}: gripper_open is not a number from 0 to 1")
-    return float(value)
-
-
-def _task_states(observations: Sequence[Mapping[str, Any]], name: str) -> FloatArray:
-    """[T+1, K]; K is 0 where a state was not recorded or they differ in length."""
-    states = []
-    for row, fields in enumerate(observations):
-        value = fields.get("task_low_dim_state")
-        if not isinstance(value, np.ndarray):
-            return np.zeros((len(observations), 0), np.float32)
-        states.append(_vector({"task_low_dim_state": value.ravel()}, "task_low_dim_state", None, name, row))
-    if len({len(state) for state in states}) > 1:
-        return np.zeros((len(observations), 0), np.float32)
-    return np.stack(states)
 
 
 def _check_task_states(source: Path, demonstrations: Sequence[Demonstration]) -> None:
     widths = sorted({demonstration.task_state.shape[1] for demonstration in demonstrations})
     if widths[0] == 0:
-        raise UserError(
-            f"{source}: a demonstration has no task_low_dim_state, or one whose length changes; record it, or"
-            " use --observations pixels"
-        )
+        what = "a demonstration has no task_low_dim_state, or one whose length changes; record it"
+        raise UserError(f"{source}: {what}, or use --observations pixels")
     if len(widths) > 1:
-        raise UserError(
-            f"{source}: task_low_dim_state has from {widths[0]} to {widths[-1]} numbers; use demonstrations"
-            " of one variation, or --observations pixels"
-        )
+        what = f"task_low_dim_state has from {widths[0]} to {widths[-1]} numbers; use one variation"
+        raise UserError(f"{source}: {what}, or --observations pixels")
 
 
-# --- images, decoded once and kept -------------------------------------------------------------------------
-
-
-def _frames(episodes: Sequence[Path], lengths: Sequence[int], images: Images) -> list[Pixels]:
-    """Of each episode u8 [T+1, V, 3, H, W]: from the cache, unless the files have changed since."""
-    stamps = [_stamp(episode, images.cameras) for episode in episodes]
+def _frames(episodes: Sequence[Path], lengths: Sequence[int], images: Images) -> Pixels:
+    """All frames u8 [sum of lengths, V, 3, H, W]: from the cache, unless the files have changed since."""
+    folders = [[_camera_folder(episode, camera) for camera in images.cameras] for episode in episodes]
+    stamps = [[_stamp(folder) for folder in cameras] for cameras in folders]
     fingerprint = _digest([_CACHE_VERSION, images.cameras, images.size, list(lengths), stamps])
-    folder = str(episodes[0].resolve())
-    name = f"{_task_name(episodes[0])}-{_digest([folder, images.cameras, images.size, len(episodes)])[:16]}"
-    cache = cache_dir() / "rlbench" / f"{name}.hdf5"
+    place = _digest([str(episodes[0].resolve()), images.cameras, images.size, len(episodes)])[:16]
+    cache = cache_dir() / "rlbench" / f"{_task_of(episodes[0]) or 'demonstrations'}-{place}.hdf5"
     shape = (sum(lengths), len(images.cameras), 3, images.size, images.size)
     frames = _read_cache(cache, fingerprint, shape)
     if frames is None:
-        folders = [[_camera_folder(episode, camera) for camera in images.cameras] for episode in episodes]
         print(f"decoding {shape[0] * shape[1]:,} frames of {len(episodes)} demonstrations", file=sys.stderr)
-        parts = load_frames(folders, lengths, images.size)
-        _write_cache(cache, fingerprint, parts, shape)
-        return parts
-    return np.split(frames, np.cumsum(lengths)[:-1])
+        frames = load_frames(folders, lengths, images.size)
+        _write_cache(cache, fingerprint, frames)
+    return frames
 
 
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _stamp(episode: Path, cameras: Sequence[str]) -> list[list[str | int]]:
-    """Name, size and modification time of the images that an episode has."""
-    stamps: list[list[str | int]] = []
-    for camera in cameras:
-        with os.scandir(_camera_folder(episode, camera)) as entries:
-            files = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
-        place = f"{episode.name}/{camera}"
-        stamps += sorted([f"{place}/{name}", stat.st_size, stat.st_mtime_ns] for name, stat in files)
-    return stamps
+def _stamp(folder: Path) -> list[Any]:
+    """A folder's path and the name, size and modification time of every file in it."""
+    files = [(path.name, path.stat()) for path in folder.iterdir()]
+    return [str(folder.resolve()), sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in files)]
 
 
-def _write_cache(path: Path, fingerprint: str, parts: Sequence[Pixels], shape: tuple[int, ...]) -> None:
-    """Keep what was decoded; that it cannot be kept is said and no more."""
+def _write_cache(path: Path, fingerprint: str, frames: Pixels) -> None:
+    """Keep what was decoded; a cache that cannot be written is a warning."""
     try:
         with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
             file.attrs["fingerprint"] = fingerprint
             # lzf is read faster than the disk delivers; the check sums turn a damaged block into an error.
-            chunks = (min(8, shape[0]), *shape[1:])
-            dataset = file.create_dataset(
-                "frames", shape, np.uint8, chunks=chunks, compression="lzf", fletcher32=True
-            )
-            begin = 0
-            for part in parts:
-                dataset[begin : begin + len(part)] = part
-                begin += len(part)
+            options = {"compression": "lzf", "fletcher32": True}
+            chunks = (min(8, len(frames)), *frames.shape[1:])
+            file.create_dataset("frames", data=frames, chunks=chunks, **options)
     except (UserError, RuntimeError) as error:  # HDF5 reports a disk that fills up as the latter
         print(f"{error}; the demonstrations will be decoded again the next time", file=sys.stderr)
 

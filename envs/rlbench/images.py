@@ -43,13 +43,12 @@ def frame_files(folder: Path, count: int) -> list[Path]:
     strange = sorted(set(found) ^ set(range(count)))
     if strange:
         what = "frame {} is missing" if strange[0] < count else "no observation belongs to frame {}"
-        raise UserError(
-            f"{folder}: {len(found)} frames for {count} recorded observations ({what.format(strange[0])})"
-        )
+        what = what.format(strange[0])
+        raise UserError(f"{folder}: {len(found)} frames for {count} recorded observations ({what})")
     return [found[index] for index in range(count)]
 
 
-def load_frames(folders: Sequence[Sequence[Path]], lengths: Sequence[int], size: int) -> list[Pixels]:
+def load_frames(folders: Sequence[Sequence[Path]], lengths: Sequence[int], size: int) -> Pixels:
     """Decode the camera frames of several episodes.
 
     Args:
@@ -58,38 +57,25 @@ def load_frames(folders: Sequence[Sequence[Path]], lengths: Sequence[int], size:
         size: height and width to resize to, in pixels.
 
     Returns:
-        Of each episode, u8 [T+1, V, 3, size, size].
+        One episode after the other, u8 [sum of lengths, V, 3, size, size].
 
     Raises:
         UserError: a frame is missing, surplus or unreadable; the message names it.
     """
     # All names are checked before the first pixel is decoded.
-    files = [
-        [frame_files(folder, length) for folder in cameras]
+    rows = [
+        views
         for cameras, length in zip(folders, lengths, strict=True)
+        for views in zip(*(frame_files(folder, length) for folder in cameras), strict=True)
     ]
-    episodes = [
-        np.empty((length, len(cameras), 3, size, size), np.uint8)
-        for cameras, length in zip(files, lengths, strict=True)
-    ]
+    frames = np.empty((len(rows), len(rows[0]), 3, size, size), np.uint8)
 
-    def decode(job: tuple[Pixels, Path]) -> None:
-        target, path = job
-        target[:] = _read_png(path, size).transpose(2, 0, 1)
+    def decode(index: int) -> None:
+        for view, path in enumerate(rows[index]):
+            frames[index, view] = _read_png(path, size).transpose(2, 0, 1)
 
-    jobs = (
-        (frames[index, view], path)
-        for frames, cameras in zip(episodes, files, strict=True)
-        for view, paths in enumerate(cameras)
-        for index, path in enumerate(paths)
-    )
-    run_parallel(decode, jobs)
-    return episodes
-
-
-def write_png(path: Path, image: Pixels) -> None:
-    """Write RGB [H, W, 3]."""
-    Image.fromarray(image).save(path, format="PNG")
+    run_parallel(decode, range(len(rows)))
+    return frames
 
 
 def run_parallel(work: Callable[[Any], None], jobs: Iterable[Any]) -> None:
@@ -109,11 +95,8 @@ def _read_png(path: Path, size: int) -> Pixels:
                 raise ValueError(f"{image.size} pixels, more than {_LARGEST_SIDE} to a side")
             if image.mode not in ("RGB", "RGBA"):
                 raise ValueError(f"mode {image.mode}, expected RGB")
-            rgb = image.convert("RGB")
-            if rgb.size != (size, size):
-                # Pillow's default, bicubic, is what RLBench's own reader resizes with.
-                rgb = rgb.resize((size, size))
-            return np.asarray(rgb)
+            # Pillow's default, bicubic, is what RLBench's own reader resizes with.
+            return np.asarray(image.convert("RGB").resize((size, size)))
     except UserError:
         raise
     except Exception as error:

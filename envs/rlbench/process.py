@@ -27,15 +27,14 @@ class SimulatorCrash(Exception):  # noqa: N818  (an outcome that callers handle)
 
 
 class SimulatorProcess:
-    """A `Simulator` behind a pipe. One request at a time: `send`, then `receive`."""
+    """A `Simulator` behind a pipe. One request at a time: `send`, then `receive`.
+
+    Attributes:
+        task_state_dim: K, the length of the task's state; 0 unless it was asked for.
+    """
 
     def __init__(self, task: str, **options: Any) -> None:
-        """Begin to launch; the answer to the request "launch", K, is to be received first.
-
-        Args:
-            task: RLBench's name.
-            **options: of `Simulator`.
-        """
+        """Launch a simulator with the arguments of `Simulator` and wait for it; raises as `receive`."""
         # Qt and OpenGL must not be forked from a process that has threads; the fork server has none.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", __name__])
@@ -44,12 +43,12 @@ class SimulatorProcess:
         self._process = context.Process(target=_serve, args=(theirs, task, options), daemon=True)
         self._process.start()
         theirs.close()  # so that the end of the child is the end of the pipe
+        self.task_state_dim: int = self.receive()
 
     def send(self, request: str, *arguments: Any) -> None:
         """Ask for `request`, a method of `Simulator`, without waiting for its answer."""
         self._request = request
-        # What has died is noticed by `receive`.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # `receive` notices that the child has died
             self._pipe.send((request, arguments))
 
     def receive(self) -> Any:
@@ -60,22 +59,23 @@ class SimulatorProcess:
             UserError: what was asked for cannot be (no such task, nothing installed); the process has ended.
             SimulatorCrash: anything else; the process has ended.
         """
+        timeout = TIMEOUTS[self._request]
         try:
-            if not self._pipe.poll(TIMEOUTS[self._request]):
-                self.kill()
-                seconds = TIMEOUTS[self._request]
-                raise SimulatorCrash(f"no answer to {self._request} within {seconds:.0f} s")
+            if not self._pipe.poll(timeout):
+                self._kill()
+                raise SimulatorCrash(f"no answer to {self._request} within {timeout:.0f} s")
             kind, answer = self._pipe.recv()
         except (EOFError, OSError) as error:
             self._process.join(5.0)
             code = self._process.exitcode
-            self.kill()
-            raise SimulatorCrash(f"its process ended in {self._request} ({_meaning(code)})") from error
+            end = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
+            self._kill()
+            raise SimulatorCrash(f"its process ended in {self._request} ({end})") from error
         if kind == "answer":
             return answer
         if kind == "invalid":
             raise InvalidAction(answer)
-        self.kill()
+        self._kill()
         raise UserError(answer) if kind == "user" else SimulatorCrash(f"{self._request} failed: {answer}")
 
     def ask(self, request: str, *arguments: Any) -> Any:
@@ -88,19 +88,12 @@ class SimulatorProcess:
         with contextlib.suppress(OSError):
             self._pipe.send(("close", ()))
         self._process.join(10.0)
-        self.kill()
+        self._kill()
 
-    def kill(self) -> None:
-        """End the process at once; a second call does nothing."""
+    def _kill(self) -> None:
         self._process.kill()
         self._process.join()
         self._pipe.close()
-
-
-def _meaning(code: int | None) -> str:
-    if code is None or code >= 0:
-        return f"exit code {code}"
-    return f"killed by {signal.Signals(-code).name}"
 
 
 def _serve(pipe: Connection, task: str, options: dict[str, Any]) -> None:
@@ -127,6 +120,5 @@ def _serve(pipe: Connection, task: str, options: dict[str, Any]) -> None:
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        # Never mind if the parent has gone as well.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the parent has gone as well
             pipe.send(("failed", f"{what} ({os.path.basename(place.filename)}:{place.lineno})"))

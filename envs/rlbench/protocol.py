@@ -82,17 +82,26 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Images:
-    """What is seen of a task through cameras; where there is None of it, its state is observed instead.
+    """What the cameras show of a task. Where this is None, the state of the task's objects is observed.
 
     Attributes:
         cameras: V names of CAMERAS, in the order of the views.
         size: height and width of every image, in pixels.
         stack: F, the number of images that an agent sees at once.
+
+    Raises:
+        UserError: no camera is named, or one that does not exist.
     """
 
     cameras: tuple[str, ...] = CAMERAS
     size: int = IMAGE_SIZE
     stack: int = FRAME_STACK
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.cameras if name not in CAMERAS]
+        if unknown or not self.cameras:
+            asked = ", ".join(unknown) or "no camera"
+            raise UserError(f"cameras: {asked} asked for, expected some of {', '.join(CAMERAS)}")
 
 
 def action_range(demonstrations: Sequence[Demonstration]) -> ActionRange:
@@ -117,20 +126,14 @@ def robot_action(actions: ActionRange, action: FloatArray) -> FloatArray:
     return robot
 
 
-def within_limits(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
-    """Those whose deltas all stay within MAX_DELTA."""
-    return [
-        demonstration
-        for demonstration in demonstrations
-        if np.abs(demonstration.actions[:, :NUM_JOINTS]).max(initial=0.0) <= MAX_DELTA
-    ]
+def is_within_limits(demonstration: Demonstration) -> bool:
+    """Whether all deltas of the joints are at most MAX_DELTA."""
+    return bool(np.abs(demonstration.actions[:, :NUM_JOINTS]).max() <= MAX_DELTA)
 
 
-def observation_state(
-    joint_positions: FloatArray, gripper_open: FloatArray, task_state: FloatArray, *, with_task: bool
-) -> FloatArray:
-    """``obs["state"]`` [..., 8] or [..., 8 + K]: joints [..., 7], gripper [...], and the task's state."""
-    parts = [joint_positions, gripper_open[..., None], *([task_state] if with_task else [])]
+def observation_state(joints: FloatArray, gripper: FloatArray, task_state: FloatArray | None) -> FloatArray:
+    """``obs["state"]`` [..., 8 (+ K)] from joints [..., 7], gripper [...] and the task's state [..., K]."""
+    parts = [joints, gripper[..., None]] if task_state is None else [joints, gripper[..., None], task_state]
     return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
@@ -145,29 +148,22 @@ def least_std(task_state_dim: int) -> FloatArray:
     return np.array(units, np.float32)
 
 
-def to_episodes(
-    demonstrations: Sequence[Demonstration], actions: ActionRange, *, pixels: bool
-) -> list[Episode]:
+def to_episodes(demos: Sequence[Demonstration], actions: ActionRange, *, pixels: bool) -> list[Episode]:
     """Episodes to learn from: reward 1 and termination at the last step, 0 before.
 
     With `pixels` the state is the robot's alone and the frames go along; without, it includes the task's.
     """
     episodes = []
-    for demonstration in demonstrations:
-        action = actions.to_unit(demonstration.actions)
+    for demo in demos:
+        action = actions.to_unit(demo.actions)
         reward = np.zeros(len(action), np.float32)
         reward[-1] = 1.0
-        obs: dict[str, Array] = {
-            "state": observation_state(
-                demonstration.joint_positions,
-                demonstration.gripper_open,
-                demonstration.task_state,
-                with_task=not pixels,
-            )
-        }
+        task_state = None if pixels else demo.task_state
+        state = observation_state(demo.joint_positions, demo.gripper_open, task_state)
+        obs: dict[str, Array] = {"state": state}
         if pixels:
-            if demonstration.frames is None:
+            if demo.frames is None:
                 raise UserError("the demonstrations hold no camera images; use --observations state")
-            obs["pixels"] = demonstration.frames
+            obs["pixels"] = demo.frames
         episodes.append(Episode(obs=obs, action=action, reward=reward, terminated=True, success=True))
     return episodes

@@ -5,6 +5,9 @@ its working folder while it starts and takes it along when it crashes: `envs.rlb
 process of its own.
 """
 
+# RLBench draws from NumPy's global generator.
+# ruff: noqa: NPY002
+
 from __future__ import annotations
 
 import contextlib
@@ -28,7 +31,6 @@ from rlzoo.types import Array, FloatArray
 ARM_MAX_VELOCITY = 2.0
 ARM_MAX_ACCELERATION = 8.0
 RENDER_SIZE = (320, 192)  # width and height of the film's frames, pixels
-_ALL_CAMERAS = ("left_shoulder", "right_shoulder", "overhead", "wrist", "front")
 
 
 class InvalidAction(Exception):  # noqa: N818  (an outcome of the step rather than an error of the program)
@@ -39,12 +41,9 @@ class Observation(NamedTuple):
     """What RLBench shows after a reset or a step."""
 
     joint_positions: FloatArray  # [7], rad
-    gripper_open: float  # 1 open, 0 closed
+    gripper_open: np.float32  # 1 open, 0 closed
     task_state: FloatArray  # [K], the task's low-dimensional state; K is 0 unless it was asked for
     frames: npt.NDArray[np.uint8] | None  # [V, 3, H, W]
-
-
-# --- what must be installed --------------------------------------------------------------------------------
 
 
 def is_installed() -> bool:
@@ -56,9 +55,7 @@ def missing(*, pixels: bool = True) -> list[str]:
     """What RLBench needs and this machine lacks, each with the way to put it right; empty if nothing."""
     lacks = []
     if not is_installed():
-        lacks.append(
-            "the package rlbench (pip install git+https://github.com/stepjam/RLBench.git; not on PyPI)"
-        )
+        lacks.append("the package rlbench (not on PyPI: pip install git+https://github.com/stepjam/RLBench)")
     pyrep = importlib.util.find_spec("pyrep")
     if pyrep is None:
         lacks.append("PyRep (pip install git+https://github.com/stepjam/PyRep.git)")
@@ -70,34 +67,24 @@ def missing(*, pixels: bool = True) -> list[str]:
     elif not list(Path(root).glob("libcoppeliaSim.so*")):
         lacks.append(f"CoppeliaSim in COPPELIASIM_ROOT={root} (no libcoppeliaSim.so there)")
     else:
-        if not _is_listed(root, "LD_LIBRARY_PATH"):
-            lacks.append("$COPPELIASIM_ROOT in LD_LIBRARY_PATH")
-        if not _is_listed(root, "QT_QPA_PLATFORM_PLUGIN_PATH"):
-            lacks.append("QT_QPA_PLATFORM_PLUGIN_PATH=$COPPELIASIM_ROOT")
-    # Without a window (headless) Qt still opens a connection to an X server, and its cameras draw through it.
-    without = os.environ.get("QT_QPA_PLATFORM") in ("offscreen", "minimal") and not pixels
-    if not os.environ.get("DISPLAY") and not without:
+        for variable in ("LD_LIBRARY_PATH", "QT_QPA_PLATFORM_PLUGIN_PATH"):
+            folders = filter(None, os.environ.get(variable, "").split(os.pathsep))
+            if os.path.realpath(root) not in map(os.path.realpath, folders):
+                lacks.append(f"$COPPELIASIM_ROOT in {variable}")
+    # Even without a window Qt connects to an X server, which the cameras draw through.
+    needs_display = pixels or os.environ.get("QT_QPA_PLATFORM") not in ("offscreen", "minimal")
+    if needs_display and not os.environ.get("DISPLAY"):
         lacks.append("a display (run under `xvfb-run -a`, or set DISPLAY to an X server of the GPU)")
     return lacks
 
 
 def check(*, pixels: bool = True) -> None:
     """Raise a `UserError` of one line that names everything RLBench lacks on this machine."""
-    lacks = missing(pixels=pixels)
-    if lacks:
+    if lacks := missing(pixels=pixels):
         raise UserError(
-            f"RLBench cannot run here, it lacks {'; '.join(lacks)}. envs/rlbench/README.md has the "
-            "set-up; --simulator mujoco needs none of it"
+            f"RLBench cannot run here, it lacks {'; '.join(lacks)}. envs/rlbench/README.md has the set-up; "
+            "--simulator mujoco needs none of it"
         )
-
-
-def _is_listed(folder: str, variable: str) -> bool:
-    """Whether a list of folders in the environment has this one."""
-    parts = os.environ.get(variable, "").split(os.pathsep)
-    return any(part and os.path.realpath(part) == os.path.realpath(folder) for part in parts)
-
-
-# --- the simulator -----------------------------------------------------------------------------------------
 
 
 class Simulator:
@@ -112,14 +99,7 @@ class Simulator:
     """
 
     def __init__(
-        self,
-        task: str,
-        *,
-        images: Images | None = None,
-        task_state: bool = False,
-        variation: int = 0,
-        render: bool = False,
-        headless: bool = True,
+        self, task: str, *, images: Images | None = None, task_state: bool = False, render: bool = False
     ) -> None:
         """Launch CoppeliaSim and load the task, which takes some seconds.
 
@@ -127,19 +107,12 @@ class Simulator:
             task: RLBench's name, "open_drawer".
             images: the views to draw; None draws none.
             task_state: whether observations have the task's low-dimensional state.
-            variation: which of the task's variations; the protocol uses 0.
             render: whether `render` is to work.
-            headless: without CoppeliaSim's window.
 
         Raises:
-            UserError: something is not installed, no task of that name, no such camera or variation.
+            UserError: something is not installed, or there is no task of that name.
         """
         check(pixels=images is not None or render)
-        cameras = () if images is None else images.cameras
-        if strange := sorted(set(cameras) - set(_ALL_CAMERAS)):
-            raise UserError(
-                f"RLBench has no camera {strange[0]!r}, expected some of {', '.join(_ALL_CAMERAS)}"
-            )
         from rlbench.action_modes.action_mode import MoveArmThenGripper
         from rlbench.action_modes.arm_action_modes import JointPosition
         from rlbench.action_modes.gripper_action_modes import Discrete
@@ -148,27 +121,19 @@ class Simulator:
         task_class = _find_task(task)
         self.task = task
         self.task_state_dim = 0
-        self._cameras = cameras
-        self._has_task_state = task_state
-        self._film_camera: Any = None
-        with _separate_randomness(0):
+        self._cameras = () if images is None else images.cameras
+        with self._randomness(seed=0):
             self._environment = Environment(
                 MoveArmThenGripper(JointPosition(absolute_mode=False), Discrete()),
                 obs_config=_observation_config(images, task_state=task_state),
-                headless=headless,
+                headless=True,
                 arm_max_velocity=ARM_MAX_VELOCITY,
                 arm_max_acceleration=ARM_MAX_ACCELERATION,
             )
             self._environment.launch()
             self._task = self._environment.get_task(task_class)
-            self._random_state = _random_state()
-        count = self._task.variation_count()
-        if not 0 <= variation < count:
-            self.close()
-            raise UserError(f"{task} has no variation {variation}, expected 0 to {count - 1}")
-        self._task.set_variation(variation)
-        if render:
-            self._film_camera = _make_film_camera()
+        self._task.set_variation(0)  # the protocol's
+        self._film_camera = _make_film_camera() if render else None
         if task_state:  # its length is not known before the first episode
             self.task_state_dim = len(self.reset(seed=0).task_state)
 
@@ -207,17 +172,12 @@ class Simulator:
         with self._randomness(seed):
             (demo,) = self._task.get_demos(1, live_demos=True)
         observations = [demo[index] for index in range(len(demo))]
-        frames = [self._frames(observation) for observation in observations]
-        return demonstration_of(
-            [vars(observation) for observation in observations],
-            f"live demonstration of {self.task}",
-            np.stack(frames) if self._cameras else None,  # type: ignore[arg-type]
-        )
+        frames = np.stack([self._frames(each) for each in observations]) if self._cameras else None
+        name = f"live demonstration of {self.task}"
+        return demonstration_of([vars(each) for each in observations], name, frames)
 
     def render(self) -> npt.NDArray[np.uint8]:
         """The scene from RLBench's camera for films, RGB u8 [192, 320, 3]."""
-        if self._film_camera is None:
-            raise RuntimeError(f"{self.task} was made without render=True")
         frame = np.asarray(self._film_camera.capture_rgb())  # [H, W, 3] in 0..1
         return np.clip(frame * 255.0, 0, 255).astype(np.uint8)
 
@@ -228,26 +188,28 @@ class Simulator:
     @contextlib.contextmanager
     def _randomness(self, seed: int | None = None) -> Iterator[None]:
         """Let the body draw from this simulator's generators, seeded anew or where they were."""
-        with _separate_randomness(seed, self._random_state):
-            try:
-                yield
-            finally:
-                self._random_state = _random_state()
+        before = _random_state()
+        try:
+            if seed is None:
+                _set_random_state(*self._random_state)
+            else:
+                np.random.seed(seed)
+                random.seed(seed)
+            yield
+        finally:
+            self._random_state = _random_state()
+            _set_random_state(*before)
 
     def _convert(self, observation: Any) -> Observation:
-        state = np.zeros(0, np.float32)
-        if self._has_task_state and observation.task_low_dim_state is not None:
-            state = np.asarray(observation.task_low_dim_state, np.float32).ravel()
+        state = observation.task_low_dim_state  # None unless it was asked for
         return Observation(
             np.asarray(observation.joint_positions, np.float32),
-            float(observation.gripper_open),
-            state,
-            self._frames(observation),
+            np.float32(observation.gripper_open),
+            np.asarray([] if state is None else state, np.float32).ravel(),
+            self._frames(observation) if self._cameras else None,
         )
 
-    def _frames(self, observation: Any) -> npt.NDArray[np.uint8] | None:
-        if not self._cameras:
-            return None
+    def _frames(self, observation: Any) -> npt.NDArray[np.uint8]:
         views = [np.asarray(getattr(observation, f"{camera}_rgb")) for camera in self._cameras]
         return np.ascontiguousarray(np.stack(views).transpose(0, 3, 1, 2), np.uint8)  # [V, 3, H, W]
 
@@ -296,28 +258,10 @@ def _make_film_camera() -> Any:
     return camera
 
 
-# --- randomness --------------------------------------------------------------------------------------------
-
-
 def _random_state() -> tuple[Any, Any]:
-    return np.random.get_state(), random.getstate()  # noqa: NPY002  (RLBench draws from the global one)
+    return np.random.get_state(), random.getstate()
 
 
-def _set_random_state(state: tuple[Any, Any]) -> None:
-    np.random.set_state(state[0])  # noqa: NPY002
-    random.setstate(state[1])
-
-
-@contextlib.contextmanager
-def _separate_randomness(seed: int | None, state: tuple[Any, Any] | None = None) -> Iterator[None]:
-    """Set the global generators to `state` or by `seed`; afterwards put back what was there before."""
-    before = _random_state()
-    try:
-        if seed is not None:
-            np.random.seed(seed)  # noqa: NPY002
-            random.seed(seed)
-        elif state is not None:
-            _set_random_state(state)
-        yield
-    finally:
-        _set_random_state(before)
+def _set_random_state(numpy_state: Any, python_state: Any) -> None:
+    np.random.set_state(numpy_state)
+    random.setstate(python_state)

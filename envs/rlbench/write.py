@@ -6,7 +6,6 @@ and the names in the pickle replaced by RLBench's.
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import tempfile
@@ -18,12 +17,12 @@ import numpy as np
 from PIL import Image
 
 from envs.rlbench.demonstrations import LOW_DIM_FILE
-from envs.rlbench.images import PLACEHOLDER_SIZE, Pixels, run_parallel, write_png
+from envs.rlbench.images import PLACEHOLDER_SIZE, Pixels, run_parallel
 from envs.rlbench.protocol import CAMERAS, Demonstration
 from rlzoo.errors import UserError
 from rlzoo.run.files import cannot_write
 
-_ALL_CAMERAS = ("left_shoulder", "right_shoulder", "overhead", "wrist", "front")
+_ALL_CAMERAS = (*CAMERAS, "overhead")
 # Every attribute of RLBench's Observation; its reader sets some of them and expects the others to be there.
 _ATTRIBUTES = (
     *(f"{camera}_{kind}" for camera in _ALL_CAMERAS for kind in ("rgb", "depth", "mask", "point_cloud")),
@@ -56,21 +55,19 @@ def write_rlbench(
     demonstrations: Sequence[Demonstration],
     *,
     variation: int = 0,
-    descriptions: Sequence[str] = (),
     cameras: Sequence[str] = CAMERAS,
 ) -> Path:
     """Write ``<root>/<task>/variation<variation>/``; whole or not at all.
 
     RLBench's reader counts the RGB and depth frames of all its five cameras before it looks at which were
-    asked for. For those that a demonstration does not have there are black frames of one pixel, which our
-    own reader refuses. What a `Demonstration` does not hold (velocities, forces, the gripper's pose) is None.
+    asked for. Those that a demonstration does not have get black frames of one pixel, which our own reader
+    refuses. What a `Demonstration` does not hold (velocities, forces, the gripper's pose) is None.
 
     Args:
         root: RLBench's `dataset_root`.
         task: RLBench's name of the task.
         demonstrations: at least one.
         variation: the number of the task's variation.
-        descriptions: of the task in words, as RLBench's tasks have them; by default the task's name.
         cameras: what the V views of the frames are, in their order.
 
     Returns:
@@ -91,8 +88,8 @@ def write_rlbench(
                 episode.mkdir(parents=True)
                 (episode / LOW_DIM_FILE).write_bytes(_pickled(demonstration, variation))
                 _write_images(episode, demonstration, cameras)
-            words = list(descriptions) or [task.replace("_", " ")]
-            (whole / "variation_descriptions.pkl").write_bytes(pickle.dumps(words, _PROTOCOL))
+            words = pickle.dumps([task.replace("_", " ")], _PROTOCOL)
+            (whole / "variation_descriptions.pkl").write_bytes(words)
             whole.rename(target)
     except OSError as error:
         raise cannot_write(target, error) from error
@@ -100,11 +97,10 @@ def write_rlbench(
 
 
 def _pickled(demonstration: Demonstration, variation: int) -> bytes:
+    rows = range(len(demonstration.gripper_open))
     demo = _Demo()
     vars(demo).update(
-        _observations=[
-            _observation(demonstration, row, variation) for row in range(len(demonstration.gripper_open))
-        ],
+        _observations=[_observation(demonstration, row, variation) for row in rows],
         random_seed=None,  # the state of NumPy's generator before the episode, for RLBench's own recordings
         num_reset_attempts=None,
         variation_number=variation,
@@ -137,23 +133,17 @@ def _write_images(episode: Path, demonstration: Demonstration, cameras: Sequence
     frames, count = demonstration.frames, len(demonstration.gripper_open)
     if frames is not None and frames.shape[1] != len(cameras):
         raise ValueError(f"{frames.shape[1]} views, but the cameras are {', '.join(cameras)}")
-    views = {} if frames is None else {camera: frames[:, view] for view, camera in enumerate(cameras)}
-    buffer = io.BytesIO()
-    Image.new("RGB", PLACEHOLDER_SIZE).save(buffer, format="PNG")
-    placeholder = buffer.getvalue()
+    placeholders = np.zeros((count, 3, *PLACEHOLDER_SIZE), np.uint8)
+    images = {f"{camera}_{kind}": placeholders for camera in _ALL_CAMERAS for kind in ("rgb", "depth")}
+    if frames is not None:
+        images |= {f"{camera}_rgb": frames[:, view] for view, camera in enumerate(cameras)}
     jobs: list[tuple[Path, Pixels]] = []
-    for camera in sorted({*_ALL_CAMERAS, *views}):
-        for kind in ("rgb", "depth"):
-            folder = episode / f"{camera}_{kind}"
-            folder.mkdir()
-            if kind == "rgb" and camera in views:
-                jobs += [(folder / f"{row}.png", frame) for row, frame in enumerate(views[camera])]
-                continue
-            for row in range(count):
-                (folder / f"{row}.png").write_bytes(placeholder)
+    for name, sequence in images.items():
+        (episode / name).mkdir()
+        jobs += [(episode / name / f"{row}.png", frame) for row, frame in enumerate(sequence)]
     run_parallel(_write_frame, jobs)
 
 
 def _write_frame(job: tuple[Path, Pixels]) -> None:
     path, frame = job
-    write_png(path, np.ascontiguousarray(frame.transpose(1, 2, 0)))
+    Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0))).save(path)

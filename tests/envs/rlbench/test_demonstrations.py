@@ -22,9 +22,9 @@ from envs.rlbench.protocol import (
     Demonstration,
     Images,
     action_range,
+    is_within_limits,
     robot_action,
     to_episodes,
-    within_limits,
 )
 from envs.rlbench.write import write_rlbench
 from rlzoo.errors import UserError
@@ -266,7 +266,7 @@ def test_rlbenchs_reader_finds_the_frames_that_it_counts(dataset):
     assert {len(list((episode / f"{c}_{kind}").iterdir())) for c in cameras for kind in ("rgb", "depth")} == {
         4
     }
-    expect_one_line(dataset, "overhead_rgb", "placeholder", cameras=("overhead",))
+    expect_one_line(dataset, "left_shoulder_rgb", "placeholder", cameras=("left_shoulder",))
 
 
 def test_nothing_is_replaced_or_left_half_written(dataset, tmp_path):
@@ -352,16 +352,16 @@ def cut(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (lambda row: row.pop("joint_positions"), "lacks joint_positions"),
-        (lambda row: row.update(joint_positions=np.zeros(6)), "6 values of joint_positions"),
-        (lambda row: row.update(joint_positions=np.zeros((7, 1))), "lacks joint_positions"),
+        (lambda row: row.pop("joint_positions"), "joint_positions is missing"),
+        (lambda row: row.update(joint_positions=np.zeros(6)), "joint_positions has 6 numbers, expected 7"),
+        (lambda row: row.update(joint_positions=np.zeros((7, 1))), "not a vector"),
         (lambda row: row.update(joint_positions=np.full(7, np.nan)), "NaN or infinite"),
         (lambda row: row.update(joint_positions=np.full(7, 1e300)), "NaN or infinite"),
         (lambda row: row.update(gripper_open=None), "gripper_open"),
         (lambda row: row.update(gripper_open=2.0), "gripper_open"),
         (lambda row: row.update(gripper_open=10**6000), "gripper_open"),
         (lambda row: row.update(task_low_dim_state=np.full(3, np.inf)), "task_low_dim_state"),
-        (lambda row: row["misc"].update(joint_position_action=np.zeros(5)), "joint_position_action"),
+        (lambda row: row["misc"].update(joint_position_action=np.zeros(5)), "has 5 numbers, expected 7 or 8"),
         (lambda row: row["misc"].update(joint_position_action="left"), "joint_position_action"),
     ],
 )
@@ -447,7 +447,7 @@ def check_damaged(episode: Path, data: bytes, rows: int) -> None:
     for array in (demonstration.joint_positions, demonstration.task_state, demonstration.actions):
         assert array.dtype == np.float32
         assert np.isfinite(array).all()
-    assert within_limits([demonstration])
+    assert is_within_limits(demonstration)
 
 
 # --- cache -------------------------------------------------------------------------------------------------
