@@ -22,17 +22,15 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from rlzoo.run.machine import describe_machine, keep_freed_memory, resolve_device
-from rlzoo.run.signals import StopSignal
 from torch.utils.flop_counter import FlopCounterMode
 
 from algos import AGENTS
 from envs.gym import make as gym_tasks
 from envs.panda import env as panda
 from envs.rlbench.protocol import ACTION_DIM, CAMERAS, FRAME_STACK, IMAGE_SIZE, Images
-from experiments.presets import rlbench as rlbench_presets
 from experiments.runner.experiment import default_experiment
 from experiments.train_mujoco import MujocoSuite
+from experiments.train_rlbench import RLBenchSuite
 from rlzoo.agent import Agent
 from rlzoo.capture import capture
 from rlzoo.errors import UserError
@@ -42,7 +40,9 @@ from rlzoo.replay import ReplayBuffer, bytes_per_row, concatenate
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import atomic_write
 from rlzoo.run.logger import Logger
+from rlzoo.run.machine import describe_machine, keep_freed_memory, resolve_device
 from rlzoo.run.progress import Progress
+from rlzoo.run.signals import StopSignal
 from rlzoo.settings import Count, Settings, Widths
 from rlzoo.train import Trainer
 from rlzoo.types import Batch, Episode, Spaces, VectorTask
@@ -131,9 +131,6 @@ def time_updates(
     return {"update": statistics.mean(times), "floor": counter.get_total_flops() / len(cycle) / rate * 1e3}
 
 
-# ------------------------------------------------------------------------------------------------- states
-
-
 def build(request: Request, name: str, device: torch.device) -> Trainer:
     """A trainer whose buffer holds enough to train from."""
     experiment = default_experiment(MujocoSuite(), name, request.task)
@@ -159,7 +156,7 @@ def build(request: Request, name: str, device: torch.device) -> Trainer:
         discount=config.discount,
     )
     eval_task = gym_tasks.make(request.task, 1)
-    return Trainer(agent, task, eval_task, replay, config, device=device, seed=0)
+    return Trainer(agent, task, eval_task, config, replay=replay, device=device, seed=0)
 
 
 def time_loop(trainer: Trainer, iterations: int) -> float:
@@ -198,9 +195,6 @@ def time_states(request: Request, name: str, device: torch.device, rate: float) 
         }
 
 
-# ------------------------------------------------------------------------------------------------- images
-
-
 def random_buffer(spaces: Spaces, device: torch.device, *, is_demo: bool) -> ReplayBuffer:
     """A buffer of ten random episodes of 100 steps."""
     assert spaces.pixels is not None
@@ -223,11 +217,9 @@ def time_images(request: Request, name: str, device: torch.device, rate: float) 
     images = Images(CAMERAS[: request.views], request.image_size, FRAME_STACK)
     shape = (request.views, 3 * images.stack, images.size, images.size)
     spaces = Spaces(ACTION_DIM, ACTION_DIM, pixels=shape, frame_stack=images.stack)
-    preset = rlbench_presets.preset("paper", name, "reach_target", pixels=True)
-    settings = {key[6:]: value for key, value in preset.items() if key.startswith("agent.")}
-    agent_type = AGENTS[name]
-    config = agent_type.Config(**{**settings, "encoder_channels": request.encoder_channels})
-    agent = agent_type(spaces, config, device)
+    experiment = default_experiment(RLBenchSuite(), name, "reach_target")
+    config = dataclasses.replace(experiment.agent, encoder_channels=request.encoder_channels)
+    agent = AGENTS[name](spaces, config, device)
     buffers = [random_buffer(spaces, device, is_demo=is_demo) for is_demo in (True, False)]
 
     def sample() -> Batch:
@@ -235,7 +227,7 @@ def time_images(request: Request, name: str, device: torch.device, rate: float) 
 
     batch = sample()
     single = {key: value[:1] for key, value in batch.obs.items()}
-    capacity = preset["buffer_capacity"] + preset["join_capacity"]
+    capacity = experiment.train.buffer_capacity + experiment.train.join_capacity
     print(f"{name}: buffers of {capacity * bytes_per_row(spaces) / 1e9:.2f} GB at the protocol's size")
     times = {
         **time_updates(agent, batch, request, device, rate),
@@ -247,9 +239,6 @@ def time_images(request: Request, name: str, device: torch.device, rate: float) 
         with closing(panda.make("reach_target", 1, images=seen)) as task:
             times[label] = time_step(task, request.repeats)
     return times
-
-
-# --------------------------------------------------------------------------------------------------- main
 
 
 def main() -> int:

@@ -211,18 +211,6 @@ def record(settings: Request, checkpoints: list[dict[str, Any]], task: str) -> l
     return episodes
 
 
-def expert_return(settings: Request) -> float | None:
-    """The expert's best evaluation, to compare medium data with; None where a share of it means nothing.
-
-    Raises:
-        UserError: the expert's run has no best policy, or a damaged one.
-    """
-    if settings.kind != "medium" or settings.expert is None:
-        return None
-    found = float(read_run(settings.expert, BEST_POLICY)["return"])
-    return found if 0 < found < np.inf else None
-
-
 def main() -> int:
     """Record, say what was recorded, and write it."""
     settings = parse_flags(Request, description=__doc__)
@@ -230,7 +218,9 @@ def main() -> int:
         check_minari_name(settings.minari)
     if settings.output is not None:
         check_writable(settings.output)
-    checkpoints, expert = sources(settings), expert_return(settings)
+    checkpoints, best = sources(settings), None
+    if settings.kind == "medium" and settings.expert is not None:
+        best = read_run(settings.expert, BEST_POLICY)["return"]
     task = checkpoints[0]["task"] if checkpoints else str(settings.task)
     agents = "+".join(sorted({checkpoint["agent_name"] for checkpoint in checkpoints})) or settings.kind
     episodes = record(settings, checkpoints, task)
@@ -250,8 +240,8 @@ def main() -> int:
             **about,
         )
         print(f"written to {where}")
-    if expert is not None:
-        share = np.mean([episode.episode_return for episode in episodes]) / expert
+    if best is not None and 0 < best < np.inf:  # else a share of it means nothing
+        share = np.mean([episode.episode_return for episode in episodes]) / best
         print(f"mean return: {share:.2f} of the expert's best evaluation (D4RL's medium: {MEDIUM_SHARE:.2f})")
     return 0
 

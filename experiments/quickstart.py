@@ -32,7 +32,14 @@ EVALUATIONS, EPISODES = 5, 10  # per run, and per evaluation
 FLAGS = {
     "bc": [],
     "arsq": [
-        *("--demo-fraction", "1", "--agent.levels", "2", "--agent.bins", "7", "--agent.temperature", "0.01"),
+        "--demo-fraction",
+        "1",
+        "--agent.levels",
+        "2",
+        "--agent.bins",
+        "7",
+        "--agent.temperature",
+        "0.01",
     ],
 }
 
@@ -57,22 +64,11 @@ class Settings:
 
 def train(settings: Settings, agent: str, updates: int) -> tuple[int, Path]:
     """Train `agent` offline: exit code and run folder."""
-    flags = [
-        "--preset",
-        "small",
-        "--task",
-        settings.task,
-        "--dataset",
-        settings.dataset,
-        "--offline",
-        "--steps",
-        str(updates),
-    ]
-    flags += ["--eval-every", str(max(1, updates // EVALUATIONS)), "--eval-episodes", str(EPISODES)]
-    flags += ["--seed", str(settings.seed)]
+    flags = ["--preset", "small", "--task", settings.task, "--dataset", settings.dataset, "--offline"]
+    flags += ["--steps", str(updates), "--eval-every", str(max(1, updates // EVALUATIONS))]
+    flags += ["--eval-episodes", str(EPISODES), "--seed", str(settings.seed)]
     # Networks this small gain little from a second thread and lose much where the other core is busy.
-    flags += ["--threads", "1"]
-    flags += ["--runs-dir", str(settings.runs_dir), *FLAGS[agent]]
+    flags += ["--threads", "1", "--runs-dir", str(settings.runs_dir), *FLAGS[agent]]
     return run(parse(D4RLSuite, [agent, *flags], "quickstart"))
 
 

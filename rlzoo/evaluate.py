@@ -16,11 +16,7 @@ from rlzoo.types import Array, FloatArray, VectorTask
 VIDEO_TAG = "eval/video"
 # All tags that an evaluation may log.
 EVALUATION_TAGS = (
-    "eval/return",
-    "eval/return_std",
-    "eval/episode_length",
-    "eval/success",
-    "eval/normalized_score",
+    *("eval/return", "eval/return_std", "eval/episode_length", "eval/success", "eval/normalized_score"),
     VIDEO_TAG,
 )
 

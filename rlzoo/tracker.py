@@ -53,14 +53,8 @@ class EpisodeTracker:
         self.begins, self.ended = self.ended, (step.terminated | step.truncated) & running
         finished = []
         for lane in np.flatnonzero(self.ended).tolist():
-            finished.append(
-                FinishedEpisode(
-                    lane,
-                    episode_return=float(self._return[lane]),
-                    length=int(self._length[lane]),
-                    success=float(self._success[lane]),
-                )
-            )
+            results = (self._return[lane].item(), self._length[lane].item(), self._success[lane].item())
+            finished.append(FinishedEpisode(lane, *results))
             self._return[lane], self._length[lane], self._success[lane] = 0.0, 0, np.nan
         return finished
 

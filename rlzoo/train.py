@@ -108,8 +108,9 @@ class Trainer:
     """Trains one agent and owns all that changes while it does.
 
     Args:
-        agent, task, eval_task, replay: on `device`; `eval_task` has as many lanes as it plays episodes, or
-            a divisor of that.
+        agent, task, eval_task: on `device`; `eval_task` has as many lanes as it plays episodes, or a divisor
+            of that.
+        replay: the agent's own steps, and recorded data to begin with.
         demos: the demonstrations, sampled as a fixed share of each batch; None without.
         joined: takes the successful online episodes that join the demonstrations; None if none does.
         seed: of the environments; the warm-up and evaluations get seeds derived from it.
@@ -123,9 +124,9 @@ class Trainer:
         agent: Agent,
         task: VectorTask,
         eval_task: VectorTask,
-        replay: ReplayBuffer,
         config: TrainConfig,
         *,
+        replay: ReplayBuffer,
         device: torch.device,
         seed: int,
         demos: ReplayBuffer | None = None,

@@ -123,7 +123,15 @@ def make_trainer(
         task.spaces, capacity=config.buffer_capacity, lanes=config.num_envs, device=CPU, discount=0.99
     )
     return Trainer(
-        agent or Counting(), task, Corridor(2), replay, config, device=CPU, seed=5, demos=demos, film=film
+        agent or Counting(),
+        task,
+        Corridor(2),
+        config,
+        replay=replay,
+        device=CPU,
+        seed=5,
+        demos=demos,
+        film=film,
     )
 
 
@@ -501,7 +509,15 @@ def make_goals_trainer(
     joined = make_buffer(join_capacity, 1, 2)
     replay = make_buffer(config.buffer_capacity, config.num_envs, 0)
     trainer = Trainer(
-        agent or Counting(), task, Goals(2), replay, config, device=CPU, seed=5, demos=demos, joined=joined
+        agent or Counting(),
+        task,
+        Goals(2),
+        config,
+        replay=replay,
+        device=CPU,
+        seed=5,
+        demos=demos,
+        joined=joined,
     )
     return trainer, joined
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,16 +113,6 @@ def rows_of(episodes: Sequence[Episode]) -> int:
     return sum(len(episode) + 1 for episode in episodes)
 
 
-class Buffers(NamedTuple):
-    """Where a run's transitions lie."""
-
-    replay: ReplayBuffer
-    demos: ReplayBuffer | None
-    """The demonstrations, if there are any."""
-    joined: ReplayBuffer | None
-    """For successful online episodes that join them, if they are to."""
-
-
 def make_buffers(
     spaces: Spaces,
     data: Data,
@@ -132,15 +122,17 @@ def make_buffers(
     seed: int,
     grows: bool,
     saved: Mapping[str, Any] | None,
-) -> Buffers:
-    """The replay buffer, and those of the demonstrations if there are any, filled with the data.
+) -> dict[str, ReplayBuffer | None]:
+    """A run's buffers, filled with the data, as `Trainer` takes them.
+
+    "replay", "demos" for the demonstrations and "joined" for successful online episodes that join them; the
+    last two may be None.
 
     Args:
         grows: whether steps of the agent's own are to be added, which need `config.buffer_capacity` rows, and
             `config.join_capacity` where they may join the demonstrations.
         saved: a trainer's state, whose buffers are then made in the sizes they had, to be loaded.
     """
-
     rows = _rows(spaces, data, config, grows=grows) if saved is None else _saved_rows(saved)
 
     def make(name: str, lanes: int, stream: int) -> ReplayBuffer:
@@ -155,16 +147,15 @@ def make_buffers(
             seed=derived_seed(seed, BUFFERS, stream),
         )
 
-    buffers = Buffers(
-        make("replay", config.num_envs, 0),
-        make("demos", 1, 1) if rows["demos"] else None,
-        make("joined", 1, 2) if rows["joined"] else None,
+    replay = make("replay", config.num_envs, 0)
+    demos, joined = (
+        make(name, 1, i) if rows[name] else None for i, name in enumerate(("demos", "joined"), 1)
     )
     if data.replay:
-        buffers.replay.add_episodes(data.replay)
-    if buffers.demos is not None and data.demos:
-        buffers.demos.add_episodes(data.demos)
-    return buffers
+        replay.add_episodes(data.replay)
+    if demos is not None and data.demos:
+        demos.add_episodes(data.demos)
+    return {"replay": replay, "demos": demos, "joined": joined}
 
 
 def _rows(spaces: Spaces, data: Data, config: TrainConfig, *, grows: bool) -> dict[str, int]:

@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rlzoo.run.machine import keep_freed_memory
-from rlzoo.run.signals import StopSignal
 
 from algos import AGENTS
 from experiments.runner.data import Data, DataConfig, make_buffers, prepare
@@ -38,7 +36,9 @@ from rlzoo.evaluate import EVALUATION_TAGS
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.folder import PROJECT, create_run_dir, flatten_config, lock_run, plain, write_run_info
 from rlzoo.run.logger import Logger
+from rlzoo.run.machine import keep_freed_memory
 from rlzoo.run.progress import Progress, evaluation_table, tensorboard_hint
+from rlzoo.run.signals import StopSignal
 from rlzoo.train import CHECKPOINT, Counters, TrainConfig, Trainer
 from rlzoo.types import VectorTask
 
@@ -58,15 +58,15 @@ def main(suite_type: type[Suite], arguments: Sequence[str] | None = None, prog: 
 
 def usage(suite_type: type[Suite], prog: str) -> str:
     """What a training script can do, before an agent is named."""
-    agents = "\n".join(f"  {name:<8} {agent.about}" for name, agent in AGENTS.items())
-    return (
-        f"{sys.modules[suite_type.__module__].__doc__ or ''}\n"
-        f"usage: {prog} AGENT [flags]           flags with their defaults: {prog} AGENT --task TASK --help\n"
-        f"       {prog} --resume RUN_DIR [--steps N]   goes on with an earlier run\n"
-        f"       {prog} --task list            lists the tasks\n\n"
-        f"agents:\n{agents}\n"
-        f"presets: {', '.join(suite_type.presets)}"
-    )
+    lines = [
+        sys.modules[suite_type.__module__].__doc__ or "",
+        f"{prog} AGENT [flags]              trains; AGENT --task TASK --help lists flags and defaults",
+        f"{prog} --resume RUN_DIR [flags]   goes on with an earlier run",
+        f"{prog} AGENT --task list          lists the tasks\n",
+        *(f"{name:<8} {agent.about}" for name, agent in AGENTS.items()),
+        f"\npresets: {', '.join(suite_type.presets)}",
+    ]
+    return "\n".join(lines)
 
 
 def run(request: Request) -> tuple[int, Path]:
@@ -104,9 +104,6 @@ def run(request: Request) -> tuple[int, Path]:
     return stop.exit_code, run_dir
 
 
-# ------------------------------------------------------------------------------------------------- making
-
-
 def load_latest(run_dir: Path, agent_name: str, task: str) -> dict[str, Any]:
     """The checkpoint that a run goes on from."""
     path = run_dir / "checkpoints" / CHECKPOINT
@@ -136,7 +133,12 @@ def build(
     The data are let go of on return: from then on the buffers hold them.
     """
     suite.prepare(experiment, checkpoint)
-    task, eval_task = open_tasks(suite, experiment, stack)
+    config = experiment.train
+    task = suite.make(experiment.task, config.num_envs, processes=config.processes)
+    stack.callback(task.close)
+    lanes = eval_lanes(config.eval_episodes, suite.lanes)
+    eval_task = suite.make(experiment.task, lanes, render=experiment.video)
+    stack.callback(eval_task.close)
     if checkpoint is None:
         data = load_data(suite, experiment, task)
     else:  # a resumed run has its data in its checkpoint already
@@ -144,19 +146,6 @@ def build(
     trainer = make_trainer(suite, agent_name, experiment, task, eval_task, data, checkpoint)
     warnings = [] if checkpoint else remarks(suite, agent_name, experiment, trainer, data)
     return trainer, warnings
-
-
-def open_tasks(
-    suite: Suite, experiment: Experiment[Any, Any], stack: ExitStack
-) -> tuple[VectorTask, VectorTask]:
-    """The task to train on and the one to evaluate on, closed with `stack`."""
-    config = experiment.train
-    task = suite.make(experiment.task, config.num_envs, processes=config.processes)
-    stack.callback(task.close)
-    lanes = eval_lanes(config.eval_episodes, suite.lanes)
-    eval_task = suite.make(experiment.task, lanes, render=experiment.video)
-    stack.callback(eval_task.close)
-    return task, eval_task
 
 
 def eval_lanes(episodes: int, most: int | None) -> int:
@@ -213,12 +202,10 @@ def make_trainer(
         agent,
         task,
         eval_task,
-        buffers.replay,
         experiment.train,
+        **buffers,
         device=device,
         seed=experiment.seed,
-        demos=buffers.demos,
-        joined=buffers.joined,
         normalized_score=suite.score(experiment.task),
         metadata={
             "agent_name": agent_name,
@@ -246,8 +233,6 @@ def refuse_fewer_steps(config: TrainConfig, done: Counters) -> None:
             f"{done.offline_updates:,} already"
         )
 
-
-# ----------------------------------------------------------------------------------------------- warnings
 
 # Settings that are about recorded data alone.
 DATA_SETTINGS = {f"data.{field.name}" for field in dataclasses.fields(DataConfig)}
@@ -277,9 +262,6 @@ def remarks(
         config.batch_size, trainer.demos is not None, trainer.demo_rows, config.demo_fraction, returns
     )
     return lines + experiment.agent.remarks(learning)
-
-
-# ----------------------------------------------------------------------------------------------- training
 
 
 def train(

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from rlzoo.actions import ActionRange
@@ -91,7 +90,7 @@ class Scaling:
 
     def wrap(self, task: VectorTask) -> VectorTask:
         """The task as an agent is to see it."""
-        return task if self.changes_nothing else ScaledTask(task, self)
+        return task if self.changes_nothing else cast(VectorTask, ScaledTask(task, self))
 
 
 def _tensors(**arrays: Array | float) -> dict[str, torch.Tensor]:
@@ -103,8 +102,9 @@ class ScaledTask:
 
     def __init__(self, task: VectorTask, scaling: Scaling) -> None:
         self.task, self.scaling = task, scaling
-        self.num_envs, self.spaces = task.num_envs, task.spaces
-        self.render_fps: float = getattr(task, "render_fps", 30.0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
 
     def reset(self, seed: int) -> dict[str, Array]:
         return self.scaling.scale_obs(self.task.reset(seed))
@@ -115,15 +115,3 @@ class ScaledTask:
     def receive(self) -> Step:
         step = self.task.receive()
         return step._replace(obs=self.scaling.scale_obs(step.obs))
-
-    def get_state(self) -> list[dict[str, Any]]:
-        return self.task.get_state()
-
-    def set_state(self, state: list[dict[str, Any]]) -> None:
-        self.task.set_state(state)
-
-    def render(self) -> npt.NDArray[np.uint8]:
-        return self.task.render()
-
-    def close(self) -> None:
-        self.task.close()

@@ -399,8 +399,7 @@ def test_no_two_buffers_of_neighbouring_seeds_draw_the_same_rows(hopper_data: Pa
             grows=False,
             saved=None,
         )
-        assert buffers.demos is not None
-        drawn += [tuple(each.sample(64).reward.tolist()) for each in (buffers.replay, buffers.demos)]
+        drawn += [tuple(buffers[name].sample(64).reward.tolist()) for name in ("replay", "demos")]
     assert len(set(drawn)) == len(drawn)
 
 
