@@ -201,14 +201,8 @@ class AdvantageNetwork(nn.Module):
         """The code in which a quantile of the policy lies, and which quantile of that code's interval it is.
 
         Bins are in order, so codes have a cumulative distribution. The second result goes on to the
-        dimension's next level, as in inverse transform sampling.
-
-        Args:
-            advantage: [B, N].
-            quantile: from 0 to 1, [B].
-
-        Returns:
-            Codes of positive probability [B] and quantiles [B].
+        dimension's next level, as in inverse transform sampling: advantages [B, N] and quantiles from 0 to 1
+        [B] -> codes of positive probability [B], quantiles [B].
         """
         probability = (advantage / self.config.temperature).softmax(-1)
         cumulative = probability.cumsum(-1)

@@ -80,8 +80,6 @@ class Request(Settings):
     """CPU threads of PyTorch; None: one per core."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """How products are rounded, as in the experiments."""
-    processes: bool = False
-    """Step the environments in processes of their own."""
     output: Path | None = None
     """JSON file; None: results/benchmarks/<hardware>.json."""
 
@@ -145,7 +143,7 @@ def build(request: Request, name: str, device: torch.device) -> Trainer:
         checkpoint_every=10**9,
         eval_episodes=1,
     )
-    task = gym_tasks.make(request.task, request.num_envs, processes=request.processes)
+    task = gym_tasks.make(request.task, request.num_envs)
     torch.manual_seed(0)
     agent = AGENTS[name](task.spaces, dataclasses.replace(experiment.agent, hidden=request.hidden), device)
     replay = ReplayBuffer(
@@ -270,13 +268,8 @@ def main() -> int:
     file = f"{'images-' if request.images else ''}{hardware.replace(' ', '-')}.json"
     output = request.output or Path("results/benchmarks") / file
     settings = {key: value for key, value in vars(request).items() if key != "output"}
-    content = {
-        "unit": "milliseconds, medians",
-        "settings": settings,
-        "product_gflops": rate / 1e9,
-        "timings": timings,
-        **machine,
-    }
+    content = {"unit": "milliseconds, medians", "settings": settings, "product_gflops": rate / 1e9}
+    content |= {"timings": timings, **machine}
     atomic_write(output, json.dumps(content, indent=2) + "\n")
     print(f"written to {output}")
     return 0

@@ -148,10 +148,7 @@ def replayed(checkpoint: Mapping[str, Any], spaces: Spaces) -> list[Episode]:
     )
     replay.load_state_dict(saved)
     if not Scaling.of_checkpoint(checkpoint).changes_nothing:
-        raise UserError(
-            "the run standardised its observations or rescaled its actions: its buffer does not hold the "
-            "task's own"
-        )
+        raise UserError("the run scaled its observations or actions: its buffer does not hold the task's own")
     if len(saved["starts"]) > checkpoint["trainer"]["counters"]["env_steps"]:
         raise UserError("the run began with recorded data in its buffer: that is not its own replay alone")
     episodes = replay.episodes()

@@ -228,10 +228,8 @@ def refuse_fewer_steps(config: TrainConfig, done: Counters) -> None:
     if config.steps <= done.env_steps - config.num_envs:
         raise UserError(f"--steps is {config.steps:,}, but the run has done {done.env_steps:,} already")
     if config.offline_steps < done.offline_updates:
-        raise UserError(
-            f"{config.offline_steps:,} offline updates are asked for, but the run has done "
-            f"{done.offline_updates:,} already"
-        )
+        asked, made = config.offline_steps, done.offline_updates
+        raise UserError(f"{asked:,} offline updates are asked for, but the run has done {made:,} already")
 
 
 # Settings that are about recorded data alone.

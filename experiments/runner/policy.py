@@ -41,15 +41,10 @@ def agent_config(checkpoint: Mapping[str, Any]) -> Any:
 
 
 def load_agent(checkpoint: Mapping[str, Any], spaces: Spaces, device: torch.device) -> Agent:
-    """The agent in a checkpoint, of a whole run or of its best policy.
-
-    Args:
-        checkpoint: what `read_run` returned.
-        spaces: the task's.
-        device: where its networks are to be.
+    """The agent in a checkpoint, of a whole run or of its best policy; its networks are on `device`.
 
     Raises:
-        UserError: the checkpoint does not fit the task.
+        UserError: the checkpoint does not fit the task with these `spaces`.
     """
     agent_type = AGENTS[checkpoint["agent_name"]]
     try:
@@ -68,14 +63,9 @@ def load_policy(
     """The policy in a checkpoint, from the task's observations to the task's actions in [-1, 1].
 
     Args:
-        checkpoint: what `read_run` returned.
-        spaces: the task's.
-        device: where its networks are to be.
+        checkpoint, spaces, device: as for `load_agent`.
         noise: standard deviation of Gaussian noise on the best action, in the task's units; None: sample
             instead.
-
-    Raises:
-        UserError: the checkpoint does not fit the task.
     """
     agent = load_agent(checkpoint, spaces, device)
     scaling = Scaling.of_checkpoint(checkpoint)
