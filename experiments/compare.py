@@ -32,7 +32,7 @@ import tyro
 import yaml
 
 from algos import AGENTS
-from experiments.runner.experiment import Experiment
+from experiments.runner.flags import Experiment
 from rlzoo.errors import UserError
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import atomic_path, atomic_write

@@ -15,7 +15,7 @@ from typing import Any
 from envs.d4rl import data, env
 from envs.d4rl.tasks import LOCOMOTION, TASKS, find, normalized_score
 from experiments.presets import d4rl as presets
-from experiments.runner.experiment import Experiment
+from experiments.runner.flags import Experiment
 from experiments.runner.launch import main
 from experiments.runner.suite import Suite
 from rlzoo.data.load import load_episodes

@@ -12,7 +12,7 @@ from typing import Any
 
 from envs.gym import make as gym_tasks
 from experiments.presets import mujoco as presets
-from experiments.runner.experiment import Experiment
+from experiments.runner.flags import Experiment
 from experiments.runner.launch import main
 from experiments.runner.suite import Suite
 from rlzoo.actions import ActionRange

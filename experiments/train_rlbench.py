@@ -40,7 +40,7 @@ from envs.rlbench.protocol import (
     to_episodes,
 )
 from experiments.presets import rlbench as presets
-from experiments.runner.experiment import Experiment
+from experiments.runner.flags import Experiment
 from experiments.runner.launch import main
 from experiments.runner.suite import Suite
 from rlzoo.actions import ActionRange

@@ -1,6 +1,7 @@
-"""The import directions: rlzoo knows neither agents nor environments, they do not know each other."""
+"""The import directions: rlzoo knows neither agents nor environments, they do not know each other, no circles."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,25 @@ def test_simulators_are_not_imported_at_module_level(package: str) -> None:
             ast.Module(body=[n for n in body if isinstance(n, (ast.Import, ast.ImportFrom))], type_ignores=[])
         )
         assert not wrong & SIMULATORS, f"{path.relative_to(ROOT)} imports {sorted(wrong & SIMULATORS)}"
+
+
+def test_no_imports_run_in_circles() -> None:
+    """Also those that only type checkers see."""
+    paths = [path for package in ("rlzoo", "algos", "envs", "experiments") for path in files(package)]
+    names = {path: path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in paths}
+    modules = {name.removesuffix(".__init__"): path for path, name in names.items()}
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        found: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                parts = {f"{node.module}.{alias.name}" for alias in node.names} & modules.keys()
+                found |= parts or {node.module} & modules.keys()
+        graph[name] = found - {name}
+    TopologicalSorter(graph).prepare()  # raises a CycleError
+    assert "rlzoo.train" in graph["experiments.runner.launch"]
+
+
+def test_behavioural_cloning_does_not_import_arsq() -> None:
+    for name in ("bc.py", "autoregressive.py"):
+        assert "algos.arsq" not in (ROOT / "algos" / name).read_text()

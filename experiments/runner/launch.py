@@ -19,7 +19,6 @@ from rich.console import Console
 from algos import AGENTS
 from experiments.runner.data import Data, DataConfig, make_buffers, prepare
 from experiments.runner.experiment import (
-    Experiment,
     Request,
     complete,
     default_experiment,
@@ -27,6 +26,7 @@ from experiments.runner.experiment import (
     flag,
     parse,
 )
+from experiments.runner.flags import Experiment
 from experiments.runner.suite import Suite
 from rlzoo.agent import Learning
 from rlzoo.data.episodes import discounted_returns

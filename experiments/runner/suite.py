@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from experiments.runner.flags import Experiment, NoOptions
 from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
 from rlzoo.settings import Settings
 from rlzoo.types import Episode, FloatArray, Spaces, VectorTask
-
-if TYPE_CHECKING:
-    from experiments.runner.experiment import Experiment
-
-
-@dataclass(frozen=True)
-class NoOptions(Settings):
-    """For benchmarks whose tasks have no settings of their own."""
 
 
 class Suite:
