@@ -1,4 +1,4 @@
-"""The import directions: rlzoo knows neither agents nor environments, they do not know each other, no circles."""
+"""The import directions: rlzoo knows neither agents nor environments, these do not know each other."""
 
 import ast
 from graphlib import TopologicalSorter
