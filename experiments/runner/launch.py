@@ -7,7 +7,7 @@ import itertools
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -253,12 +253,9 @@ def remarks(
             f"at --demo-fraction {config.demo_fraction:g} every batch is of demonstrations alone: "
             "the environment steps teach nothing (--offline goes without them)"
         )
-    returns: Callable[[], tuple[float, float]] | None = None
-    if data.recorded:
-        returns = partial(discounted_returns, data.recorded, config.discount)
-    learning = Learning(
-        config.batch_size, trainer.demos is not None, trainer.demo_rows, config.demo_fraction, returns
-    )
+    returns = partial(discounted_returns, data.recorded, config.discount) if data.recorded else None
+    shares = (trainer.demos is not None, trainer.demo_rows, config.demo_fraction)
+    learning = Learning(config.batch_size, *shares, returns)
     return lines + experiment.agent.remarks(learning)
 
 
