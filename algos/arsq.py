@@ -44,11 +44,11 @@ class ARSQConfig(AutoregressiveConfig):
     demo_loss: Literal["cql", "margin"] = "cql"
     """Keeps other codes below the data's: all together, or one by one."""
     demo_rows: Literal["demos", "all"] = "demos"
-    """The rows of that loss: demonstrations, or the whole batch."""
+    """What demo-loss is taken over: a batch's demonstrations, or all of it."""
     demo_weight: NotNegative = 5.0
-    """w: weight of that loss, summed over positions and averaged over rows."""
+    """w: weight of demo-loss, summed over positions, averaged over rows."""
     demo_floor: Annotated[float, Field(lt=math.inf)] = -1.0
-    """c: a lead of -c is enough, and that loss has no gradient beyond it."""
+    """c: demo-loss is cut there; a lead of -c over other codes is enough."""
     demo_noise: NotNegative = 0.0
     """Deviation of noise on the demonstrations' actions (ours)."""
     td_weight: NotNegative = 1.0
@@ -62,7 +62,7 @@ class ARSQConfig(AutoregressiveConfig):
     tau: Rate = 0.005
     """Rate of the targets (0.02 with pixels)."""
     advantage_tau: Rate | None = None
-    """That of the target advantages alone, which only act; None: tau (ours)."""
+    """Rate of the target advantages, with --agent.act-with target; None: tau."""
 
     def remarks(self, learning: Learning) -> list[str]:
         if self.advantage_tau is not None and self.act_with == "online":

@@ -38,7 +38,7 @@ class AutoregressiveConfig(AgentConfig):
     order: Literal["level", "dimension"] = "level"
     """Codes by level, coarse first, or by dimension (ablation)."""
     autoregressive: bool = True
-    """Off: positions see the prefix as their level began (ablation)."""
+    """Off: codes of one level do not see each other (ablation)."""
     greedy: Literal["mode", "median"] = "mode"
     """The deterministic action's codes: most likely, or median."""
     trunk: Literal["shared", "separate"] = "shared"

@@ -50,7 +50,7 @@ class BCConfig(AutoregressiveConfig):
     action_limit: Annotated[float, Field(gt=0, lt=1)] = 0.999
     """Actions are cut to this size before atanh, which is infinite at 1."""
     demo_rows: Literal["demos", "all"] = "demos"
-    """The rows to imitate: demonstrations, or the whole batch."""
+    """What is imitated: a batch's demonstrations, or all of it."""
     lr: Positive = 3e-4
     """Adam's learning rate."""
     weight_decay: NotNegative = 0.0

@@ -11,13 +11,13 @@ from rlzoo.run.cli import run_main
 
 # Command -> what it does; each is the script of that name in this folder.
 COMMANDS = {
-    "train": "train an agent: rlzoo train SUITE AGENT [flags], SUITE being mujoco, d4rl or rlbench",
+    "train": "train an agent: rlzoo train SUITE AGENT [flags]",
     "evaluate": "play the agent of a run, as a table, a CSV file or a film",
     "compare": "gather runs into curves, a table and plots",
     "make-dataset": "record datasets of D4RL's kinds from finished runs",
     "benchmark": "time the agents and their parts",
     "quickstart": "ARSQ and behavioural cloning from a few demonstrations, in a few minutes",
-    "tasks": "list the tasks: rlzoo tasks [SUITE]",
+    "tasks": "list the tasks, of all suites or some: rlzoo tasks [SUITE ...]",
 }
 
 
@@ -32,6 +32,9 @@ def dispatch() -> int | None:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command in ("", "-h", "--help"):
         print(overview())
+        return 0
+    if command in ("train", "tasks") and rest[:1] in (["-h"], ["--help"]):
+        print(f"{COMMANDS[command]}\n\n{overview()}")
         return 0
     if command == "tasks":
         print(tasks(rest))
@@ -78,7 +81,7 @@ def overview() -> str:
             "agents:",
             *agents,
             "",
-            "tasks:",
+            "suites (rlzoo tasks lists their tasks):",
             *suites,
         ]
     )

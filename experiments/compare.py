@@ -105,6 +105,7 @@ class Group:
     label: str
     runs: list[Run]
     paper: str = ""  # what the paper reports
+    variant: str = ""  # of the agent, where its name alone is the label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +125,10 @@ def read_run(folder: Path) -> Run:
     try:
         config = yaml.safe_load((folder / CONFIG_FILE).read_text())
         entry = {"run": folder.name, "agent": config["agent_name"], "label": config["agent_name"]}
-        entry |= {"task": config["task"], "seed": config["seed"], "settings": flatten_config(config)}
+        resolved = config.get("resolved", {})
+        chosen = {key: resolved[key] for key in resolved if key.startswith("options.")}
+        entry |= {"task": config["task"], "seed": config["seed"]}
+        entry["settings"] = flatten_config(config) | chosen
         entry["info"] = json.loads((folder / INFO_FILE).read_text())
         with (folder / METRICS_FILE).open() as file:
             return make_run(entry, csv.DictReader(file))
@@ -149,7 +153,7 @@ def make_run(entry: dict[str, Any], rows: Iterable[dict[str, str]]) -> Run:
 
 def comparable(agent: str, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that seeds of one experiment share. Those that came after a run have their defaults, which
-    change nothing; the block `resolved` only says what automatic settings came to."""
+    change nothing."""
     defaults = plain(Experiment(AGENTS[agent].Config(), "")) if agent in AGENTS else {}
     known = {**flatten_config(defaults), **settings}
     return {key: known[key] for key in known if key not in INCIDENTAL and not key.startswith("resolved.")}
@@ -406,7 +410,8 @@ def overview(panels: Sequence[Panel], agents: Iterable[str]) -> str:
         for one in panel.groups:
             cell = [mean_and_spread(run.final(panel.score) for run in one.runs)]
             cell.append(f"{len(one.runs)} seed{'s' if len(one.runs) > 1 else ''}, {lengths(one.runs)}")
-            row[one.label] = "<br>".join(cell + [f"paper: {one.paper}"] * bool(one.paper))
+            cell += [one.variant, one.paper and f"paper: {one.paper}"]
+            row[one.label] = "<br>".join(filter(None, cell))
         rows.append(row)
     return markdown_table(rows)
 
@@ -414,7 +419,11 @@ def overview(panels: Sequence[Panel], agents: Iterable[str]) -> str:
 def first_rows(panel: Panel, agents: dict[str, str]) -> Panel:
     """The panel with the first row of each agent, under the agent's name."""
     firsts = {one.runs[0].agent: one for one in reversed(panel.groups)}
-    groups = [dataclasses.replace(firsts[key], label=agents[key]) for key in agents if key in firsts]
+    groups = [
+        dataclasses.replace(firsts[key], label=name, variant=firsts[key].label.removeprefix(name).strip(", "))
+        for key, name in agents.items()
+        if key in firsts
+    ]
     return dataclasses.replace(panel, groups=groups)
 
 
@@ -454,39 +463,47 @@ def write_pages(path: Path) -> None:
         raise UserError(f"the pages of {path} cannot be made: {' '.join(reason.split())}") from error
 
 
-def main(
-    output: tyro.conf.Positional[Path | None] = None,
-    runs: tyro.conf.Positional[tuple[Path, ...]] = (),
-    label: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
-    minutes: float | None = None,
-    pages: Path | None = None,
-) -> int:
-    """Gather runs into data, a table and learning curves, or make pages from published ones.
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to gather, or which pages to make."""
 
-    Args:
-        output: folder to write to, e.g. results/mine; what it has already is replaced.
-        runs: folders with runs in them, or published by this script.
-        label: what to call the runs of a folder, once for each folder; default: by their agents.
-        minutes: also compare what was reached after so much training, evaluations not counted.
-        pages: make the pages of this YAML file instead, e.g. results/pages.yaml.
-    """
-    if pages is not None:
-        write_pages(pages)
-        return 0
-    if output is None or not runs:
-        raise UserError("name a folder to write to and at least one folder with runs; nothing was written")
-    if label and len(label) != len(runs):
-        raise UserError(f"{len(label)} labels for {len(runs)} folders; nothing was written")
-    by_task, lines = group(find_runs(runs, label))
-    write_published([one for groups in by_task.values() for one in groups], output)
-    panels = [Panel(task, groups) for task, groups in by_task.items()]
-    plot(panels, output / "curves.png")
-    shown = table(panels, minutes)
-    note = f"{NOTE} Each run's command, commit and hardware are in [{RUNS_FILE}]({RUNS_FILE})."
-    write_page(output / "README.md", output.name, ["![learning curves](curves.png)", shown, note])
-    print("\n".join([shown, *lines]))
+    output: tyro.conf.Positional[Path | None] = None
+    """Folder to write to, e.g. results/mine; what it has already is replaced."""
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Folders with runs in them, or published by this script."""
+    label: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """What to call the runs of a folder, once for each folder; default: by their agents."""
+    minutes: float | None = None
+    """Also compare what was reached after so much training, evaluations not counted."""
+    pages: Path | None = None
+    """Make the pages of this YAML file instead, e.g. results/pages.yaml."""
+
+
+def main() -> int:
+    """Gather runs into data, a table and learning curves, or make pages from published ones."""
+    asked: Request = parse_flags(Request, description=__doc__)
+    if asked.pages is not None:
+        write_pages(asked.pages)
+    else:
+        gather(asked)
     return 0
 
 
+def gather(asked: Request) -> None:
+    """Write runs as data, a table and learning curves. A `UserError` if a folder has no runs to read."""
+    if asked.output is None or not asked.runs:
+        raise UserError("name a folder to write to and at least one folder with runs; nothing was written")
+    if asked.label and len(asked.label) != len(asked.runs):
+        raise UserError(f"{len(asked.label)} labels for {len(asked.runs)} folders; nothing was written")
+    by_task, lines = group(find_runs(asked.runs, asked.label))
+    write_published([one for groups in by_task.values() for one in groups], asked.output)
+    panels = [Panel(task, groups) for task, groups in by_task.items()]
+    plot(panels, asked.output / "curves.png")
+    shown = table(panels, asked.minutes)
+    note = f"{NOTE} Each run's command, commit and hardware are in [{RUNS_FILE}]({RUNS_FILE})."
+    write_page(asked.output / "README.md", asked.output.name, ["![learning curves](curves.png)", shown, note])
+    print("\n".join([shown, *lines]))
+
+
 if __name__ == "__main__":
-    run_main(lambda: parse_flags(main))
+    run_main(main)

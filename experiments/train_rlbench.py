@@ -10,7 +10,6 @@ RLBench's. Runs with images film each evaluation; --no-video turns that off.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,7 +44,7 @@ from experiments.runner.launch import main
 from experiments.runner.suite import Suite
 from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
-from rlzoo.run.cli import run_main
+from rlzoo.run.cli import EarlyParser, run_main
 from rlzoo.settings import Count, Settings
 from rlzoo.types import Episode, Spaces, VectorTask
 
@@ -89,8 +88,8 @@ class RLBenchSuite(Suite):
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         """What is observed decides the presets, so that flag is looked at first."""
         super().__init__(arguments)
-        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-        early.add_argument("--observations", default="pixels")
+        early = EarlyParser()
+        early.add_argument("--observations", choices=("pixels", "state"), default="pixels")
         observations = early.parse_known_args(arguments)[0].observations
         self.film = observations == "pixels"
         self.options: RLBenchOptions = RLBenchOptions(observations=observations)

@@ -23,7 +23,7 @@ class Learning:
     Attributes:
         batch_size: rows of a batch.
         has_demos: whether there are demonstrations.
-        demo_rows: how many rows of a batch are.
+        demo_rows: how many rows of a batch are demonstrations.
         demo_fraction: the share asked for.
         returns: the smallest and the largest discounted return from any step of the recorded data, computed
             when it is called; None without data.
@@ -67,9 +67,8 @@ class Agent(nn.Module):
     log-temperature as parameters, running statistics as buffers, and the optimisers as extra state.
     """
 
-    Config: ClassVar[
-        type[AgentConfig]
-    ]  # of its hyperparameters; an agent is made by (spaces, config, device)
+    # Of its hyperparameters; an agent is made by (spaces, config, device).
+    Config: ClassVar[type[AgentConfig]]
     about: ClassVar[str]  # what it is and where it was published, one line for `--help`
     sees_images: ClassVar[bool] = True  # False: it is refused on tasks with images
 

@@ -65,5 +65,5 @@ def _adapters(cls: Any) -> dict[str, TypeAdapter[Any]]:
     return {
         field.name: TypeAdapter(hints[field.name])
         for field in fields(cls)
-        if "Annotated" in str(hints[field.name])
+        if any(kind in str(hints[field.name]) for kind in ("Annotated", "Literal"))
     }

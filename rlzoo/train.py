@@ -58,7 +58,7 @@ class TrainConfig(Settings):
     join_capacity: CountOrZero = 0
     """Rows for successes that join the demonstrations."""
     bootstrap_through_success: bool = False
-    """Store successful online episodes as cut."""
+    """Store a success as truncated, not terminated."""
     discount: Fraction = 0.99
     """gamma, per environment step."""
     n_step: Count = 1

@@ -58,9 +58,7 @@ def test_the_pages_agent_learns_the_pages_task_and_resumes_bit_by_bit(
         load_checkpoint(run / "checkpoints" / "latest.pt")["trainer"]["agent"]
         for run in (straight, interrupted)
     )
-    for name, value in one.items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(value, other[name]), name
+    torch.testing.assert_close(dict(one), dict(other), rtol=0, atol=0)  # optimisers among it
     assert list(read_run(straight).curve("eval/return").values())[-1] > -3.5  # doing nothing: about -8
 
 
@@ -78,4 +76,4 @@ def test_the_pages_agent_passes_the_contract_suite(ddpg: ModuleType) -> None:
 
 
 def test_what_the_page_calls_a_line_is_one() -> None:
-    assert BLOCKS[1] == 'AGENTS["ddpg"] = DDPG\n'
+    assert BLOCKS[1] == 'from algos.ddpg import DDPG\n\nAGENTS["ddpg"] = DDPG\n'

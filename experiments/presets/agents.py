@@ -60,7 +60,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "cqn": {"batch_size": 128, "agent.hidden": (256, 256), "agent.lr": 1e-3, "agent.atoms": 21},
     "bc": {"batch_size": 256},
-    # 100,000 iterations of 20 steps, as the runs in results/mujoco.
+    # 100,000 iterations of 20 steps, as the runs in results/data/mujoco.
     "dsac-t": {"steps": 2_000_000},
     "sac": {"steps": 2_000_000, "num_envs": 20, "utd": 1 / 20},
     "td3": {"steps": 2_000_000, "num_envs": 20, "utd": 1 / 20, "agent.hidden": (256, 256)},

@@ -24,7 +24,7 @@ class DataConfig(Settings):
     """Recorded data: the whole of it seeds the replay buffer, a selection of it are the demonstrations."""
 
     dataset: str | None = None
-    """D4RL HDF5, Adroit pickle, or Minari folder or name; None: the task's own data."""
+    """HDF5, pickle or Minari; RLBench: its folder; None: the task's own data."""
     offline: bool = False
     """Train on recorded data alone."""
     seed_replay: bool = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from experiments.runner.data import DataConfig
 from experiments.runner.flags import Experiment
 from experiments.runner.suite import Suite
 from rlzoo.errors import UserError
-from rlzoo.run.cli import parse_flags
+from rlzoo.run.cli import EarlyParser, parse_flags
 from rlzoo.run.folder import CONFIG_FILE, flatten_config, plain
 from rlzoo.run.machine import resolve_device
 from rlzoo.train import TrainConfig
@@ -47,7 +46,7 @@ def parse(suite_type: type[Suite], arguments: Sequence[str], prog: str) -> Reque
         UserError: an unknown agent, task, preset or flag, or a value that is none.
     """
     suite = suite_type(arguments)
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early = EarlyParser()
     early.add_argument("--resume", type=Path)
     named, rest = early.parse_known_args(arguments)
     agent, flags = (rest[0], rest[1:]) if rest and not rest[0].startswith("-") else (None, rest)
@@ -59,14 +58,18 @@ def parse(suite_type: type[Suite], arguments: Sequence[str], prog: str) -> Reque
         return _resumed(suite, named.resume, agent, flags, prog)
     early.add_argument("--config", type=Path)
     early.add_argument("--task")
-    early.add_argument("--preset", default=suite.presets[0])
+    early.add_argument("--preset")
+    early.add_argument("--offline", action="store_true")
     named, _ = early.parse_known_args(arguments)
     if named.config is not None:
         agent, default = _copied(suite, named.config, agent, named.task)
     elif agent is None:
         raise UserError(f"which agent? {prog} AGENT [flags], where AGENT is one of {', '.join(AGENTS)}")
     else:
-        default = default_experiment(suite, agent, named.task or suite.default_task, named.preset)
+        task, preset = named.task or suite.default_task, named.preset or suite.presets[0]
+        default = default_experiment(suite, agent, task, preset)
+        if named.offline:  # no environment steps for a preset's offline updates to go before
+            default = dataclasses.replace(default, train=dataclasses.replace(default.train, offline_steps=0))
     asked = parse_flags(
         Experiment[AGENTS[agent].Config, type(suite.options)],  # type: ignore[misc]
         args=flags,
@@ -74,6 +77,8 @@ def parse(suite_type: type[Suite], arguments: Sequence[str], prog: str) -> Reque
         prog=f"{prog} {agent}",
         description=f"{AGENTS[agent].about}.\n\nOn {default.task}.",
     )
+    if named.config is not None:  # goes over any preset
+        asked = dataclasses.replace(asked, preset=default.preset)
     return Request(suite, agent, asked)
 
 
@@ -97,7 +102,7 @@ def default_experiment(suite: Suite, agent: str, task: str, preset: str = "paper
 
 
 def load_experiment(suite: Suite, run_dir: Path) -> tuple[str, Experiment[Any, Any]]:
-    """The agent's name and the settings of an earlier run, as they were asked for.
+    """The agent's name and the settings of an earlier run: as asked for, but on what the benchmark chose.
 
     Raises:
         UserError: its configuration cannot be read, or is another benchmark's.
@@ -107,6 +112,12 @@ def load_experiment(suite: Suite, run_dir: Path) -> tuple[str, Experiment[Any, A
         raise UserError(f"{run_dir} is a run of {config['suite']}, not of {suite.name}")
     try:
         name = config["agent_name"]
+        if name not in AGENTS:
+            raise ValueError(f"no agent called {name!r} here")
+        # What the benchmark chose stays chosen: the simulator, whatever has been installed since.
+        chosen = config.get("resolved", {}).items()
+        options = {key.partition(".")[2]: value for key, value in chosen if key.startswith("options.")}
+        config["options"] = {**config["options"], **options}
         groups = {
             "agent": AGENTS[name].Config,
             "train": TrainConfig,

@@ -47,10 +47,12 @@ def main(suite_type: type[Suite], arguments: Sequence[str] | None = None, prog: 
     """Run a training script on `arguments` (`sys.argv` if None). Returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     prog = prog or f"python experiments/train_{suite_type.name}.py"
-    if arguments in ([], ["-h"], ["--help"]):
+    without_agent = not arguments or arguments[0].startswith("-")
+    begun = any(argument.startswith(("--resume", "--config")) for argument in arguments)
+    if not arguments or (without_agent and not begun and {"-h", "--help"} & set(arguments)):
         print(usage(suite_type, prog))
         return 0
-    if any(pair == ("--task", "list") for pair in itertools.pairwise(arguments)):
+    if "--task=list" in arguments or ("--task", "list") in itertools.pairwise(arguments):
         print("\n".join(suite_type().tasks()))
         return 0
     return run(parse(suite_type, arguments, prog))[0]
@@ -91,6 +93,7 @@ def run(request: Request) -> tuple[int, Path]:
         torch.set_float32_matmul_precision(experiment.matmul_precision)
 
         trainer, warnings = build(suite, agent_name, experiment, checkpoint, stack)
+        del checkpoint  # with its replay buffer, which the trainer has a copy of
         if resume is None:
             for line in warnings:
                 print(f"warning: {line}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
@@ -10,7 +11,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import tyro
@@ -48,6 +49,17 @@ def run_main(function: Callable[[], int | None]) -> None:
         where = "GPU memory" if gpu else "memory"
         code = _fail(f"out of {where}; a smaller batch, network or replay buffer needs less{detail}")
     sys.exit(code)
+
+
+class EarlyParser(argparse.ArgumentParser):
+    """Looks at the few flags that decide what the others are. A `UserError` for a value that is none."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Instead of printing the usage and exiting."""
+        raise UserError(f"{message.removeprefix('argument ')} (--help shows every flag)")
 
 
 def parse_flags(form: Any, **options: Any) -> Any:

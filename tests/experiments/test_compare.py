@@ -22,13 +22,14 @@ from experiments.compare import (
     COLORS,
     Group,
     Panel,
+    Request,
     Run,
     comparable,
     find_runs,
+    gather,
     group,
     lengths,
     line_styles,
-    main,
     mean_and_spread,
     plot,
     table,
@@ -64,7 +65,7 @@ def write_run(
 
 def publish(output: Path, *inputs: Path, **options: Any) -> dict[str, str]:
     """What compare.py writes from runs, but for the picture."""
-    assert main(output, inputs, **options) == 0
+    gather(Request(output, inputs, **options))
     return {path.name: path.read_text() for path in output.iterdir() if path.suffix != ".png"}
 
 
@@ -80,6 +81,7 @@ def test_seeds_are_gathered_into_data_and_a_page(tmp_path: Path) -> None:
     command = [sys.executable, "experiments/compare.py", str(output), str(tmp_path / "runs")]
     result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("| task | agent | seeds |")
     page = (output / "README.md").read_text()
     assert "| Reacher-v5 | sac | 1, 2 | 120 | 6.0 ± 2.8 | 6.0 ± 2.8 | 1.00 ± 0.00 |" in page
     assert "![learning curves](curves.png)" in page
@@ -123,7 +125,7 @@ def test_labels_are_given_by_folder_and_kept(tmp_path: Path) -> None:
     assert "| five bins | 1, 3 |" in page  # the third has the first one's settings
     assert "| seven bins | 2 |" in page
     with pytest.raises(UserError, match="1 labels for 2 folders"):
-        main(tmp_path / "out", tuple(first), label=("five bins",))
+        gather(Request(tmp_path / "out", tuple(first), label=("five bins",)))
 
 
 @pytest.fixture
@@ -237,10 +239,10 @@ def test_a_run_that_diverged_is_shown() -> None:
 def test_without_runs_nothing_is_written(published: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in published.iterdir()}
     with pytest.raises(UserError, match="at least one folder"):
-        main(published, ())
+        gather(Request(published))
     write_run(tmp_path / "runs" / "s1-1", info=[1])
     with pytest.raises(UserError, match="is not a complete run folder"):
-        main(published, (tmp_path / "runs",))
+        gather(Request(published, (tmp_path / "runs",)))
     assert {path: path.read_bytes() for path in published.iterdir()} == before
 
 
@@ -371,7 +373,7 @@ pages:
 """
     pages = tmp_path / "pages.yaml"
     pages.write_text(text)
-    assert main(pages=pages) == 0
+    write_pages(pages)
     assert (
         "| Task | SAC | 1, 2 | 300 | 300.0 ± 0.0 | 300.0 ± 0.0 | 1.5 |" in (tmp_path / "page.md").read_text()
     )
@@ -382,4 +384,4 @@ pages:
     assert old in text
     pages.write_text(text.replace(old, new))
     with pytest.raises(UserError, match=reason):
-        main(pages=pages)
+        write_pages(pages)

@@ -292,11 +292,6 @@ def test_states_are_filmed_where_asked_for():
     [
         (lambda: panda_env.make("reach_targt", 1), "^unknown task 'reach_targt': did you mean reach_target"),
         (lambda: panda_env.make("zzz", 1), "^unknown task 'zzz': MuJoCo has reach_target, push_button, "),
-        (
-            lambda: panda_env.make("push_button", 1, images=Images(("left",))),
-            "^cameras: left asked for, expected",
-        ),
-        (lambda: panda_env.make("push_button", 1, images=Images(())), "^cameras: no camera asked for"),
     ],
 )
 def test_what_there_is_not_is_said_in_one_line(make, message):

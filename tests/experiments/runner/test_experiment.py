@@ -12,7 +12,7 @@ import yaml
 
 from algos import AGENTS
 from experiments import cli
-from experiments.runner.experiment import complete, default_experiment, differing, parse
+from experiments.runner.experiment import complete, default_experiment, differing, load_experiment, parse
 from experiments.runner.launch import main, usage
 from experiments.suites import SUITES
 from experiments.train_d4rl import D4RLSuite
@@ -73,7 +73,7 @@ def test_an_earlier_runs_settings_go_over_the_preset_and_flags_over_them(earlier
     assert new.config == earlier
     assert asked(MujocoSuite, "sac", "--config", str(earlier), "--steps", "70").train.steps == 70
     preset = asked(MujocoSuite, "--config", str(earlier), "--preset", "small")
-    assert preset.agent.hidden == (8,)
+    assert (preset.agent.hidden, preset.preset) == ((8,), "paper")
 
 
 def test_a_new_run_from_an_earlier_ones_settings_trains_and_equals_it(earlier: Path, tmp_path: Path) -> None:
@@ -116,16 +116,39 @@ def test_every_automatic_choice_is_made_once_and_written_down(earlier: Path) -> 
         complete(suite, offline)
 
 
+def test_what_the_benchmark_chose_stays_chosen(earlier: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((earlier / "config.yaml").read_text())
+    chosen = {"simulator": "auto", "observations": "state", "demos": 20}
+    chosen |= {"cameras": ["front"], "image_size": 84, "frame_stack": 8}
+    config |= {"suite": "rlbench", "options": chosen, "resolved": {"options.simulator": "mujoco"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert load_experiment(RLBenchSuite(), tmp_path)[1].options.simulator == "mujoco"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "agent_name": "ppo"}))
+    with pytest.raises(UserError, match="no agent called 'ppo' here"):
+        load_experiment(RLBenchSuite(), tmp_path)
+
+
+def test_the_small_preset_trains_offline_too() -> None:
+    small = ["arsq", "--preset", "small", "--observations", "state", "--offline"]
+    assert asked(RLBenchSuite, *small).train.offline_steps == 0
+    assert complete(RLBenchSuite(), asked(RLBenchSuite, *small)).train.offline_steps == 4_000
+
+
 @pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
 def test_tasks_are_listed(suite: type, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(suite, ["sac", "--task", "list"]) == 0
     listed = capsys.readouterr().out.splitlines()
+    assert main(suite, ["sac", "--task=list"]) == 0
+    assert capsys.readouterr().out.splitlines() == listed
     assert any(line.split()[0] == suite.default_task for line in listed)
     assert len(listed) > 8
 
 
-def test_a_script_without_an_agent_says_what_there_is() -> None:
+def test_a_script_without_an_agent_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     shown = usage(MujocoSuite, "rlzoo train mujoco")
+    for arguments in ([], ["--help"], ["--task", "Hopper-v5", "-h"]):
+        assert main(MujocoSuite, arguments, "rlzoo train mujoco") == 0
+        assert capsys.readouterr().out == f"{shown}\n"
     assert all(name in shown for name in AGENTS)
     with pytest.raises(UserError, match=r"which agent\? rlzoo train AGENT \[flags\]"):
         asked(MujocoSuite, "--steps", "3")
@@ -160,6 +183,13 @@ class TestCommand:
         names = [*cli.COMMANDS, *AGENTS, *SUITES, "presets: paper, small"]
         assert all(name in shown.stdout for name in names)
 
+    @pytest.mark.parametrize("command", cli.COMMANDS)
+    def test_every_command_has_help(self, command: str) -> None:
+        shown = self.run(command, "--help")
+        assert shown.returncode == 0, shown.stderr
+        assert len(shown.stdout.splitlines()) > 5
+        assert not shown.stderr
+
     def test_it_trains_as_the_script_does(self, tmp_path: Path) -> None:
         flags = ["sac", *SHORT, "--runs-dir", str(tmp_path)]
         trained = self.run("train", "mujoco", *flags)
@@ -174,6 +204,8 @@ class TestCommand:
         [
             (["trian"], "error: no command called 'trian'; there are train, evaluate"),
             (["train", "gym"], "error: rlzoo train SUITE AGENT [flags], where SUITE is one of mujoco, d4rl"),
+            (["train", "mujoco", "sac", "--task"], "error: --task: expected one argument"),
+            (["train", "rlbench", "bc", "--observations", "sate"], "error: --observations: invalid choice"),
             (["tasks", "gym"], "error: no suite called gym; there are mujoco, d4rl, rlbench"),
         ],
     )
