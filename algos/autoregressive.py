@@ -22,7 +22,7 @@ from rlzoo.agent import AgentConfig
 from rlzoo.errors import UserError
 from rlzoo.nn.images import Projection
 from rlzoo.nn.mlp import ACTIVATIONS, Activation
-from rlzoo.settings import Count, Positive, Widths
+from rlzoo.settings import Count, CountOrZero, Positive, Widths
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class AutoregressiveConfig(AgentConfig):
     """The deterministic action's codes: most likely, or median."""
     trunk: Literal["shared", "separate"] = "shared"
     """One trunk with heads, or a network per position (ablation)."""
+    state_layers: CountOrZero = 0
+    """Hidden layers that see the state alone (ours)."""
     hidden: Widths = (512, 512, 512)
     """Widths of the hidden layers of every network."""
     activation: Activation = "tanh"
@@ -58,6 +60,11 @@ class AutoregressiveConfig(AgentConfig):
         super().__post_init__()
         if self.order == "dimension" and not self.autoregressive:
             raise UserError("--agent.no-autoregressive needs --agent.order level: only there do levels begin")
+        if self.state_layers >= len(self.hidden):
+            layers = f"the {len(self.hidden)} hidden layers, through one of which the prefix enters"
+            raise UserError(f"--agent.state-layers is {self.state_layers}, expected less than {layers}")
+        if self.state_layers and self.trunk == "separate":
+            raise UserError("--agent.state-layers needs --agent.trunk shared: separate trunks share no layer")
 
     @property
     def greedy_rules(self) -> tuple[str, ...]:
@@ -68,12 +75,13 @@ class AdvantageNetwork(nn.Module):
     """Normalised advantages A_t(s, a_<t, .), E independent networks evaluated together.
 
     Position t sees the state's features and a prefix: for each dimension the centre of the interval chosen
-    so far, 0 before any choice. The first layer is linear, so its product with the features is taken once
-    per row, not once per position, and each position's head computes its own N logits only.
+    so far, 0 before any choice. It enters at hidden layer k = `state_layers`, counted from 0 (the paper's):
+    what comes before depends on the state alone and is computed once per row, not once per position. So is
+    layer k's product with what comes before, and each position's head computes its own N logits only.
 
-    Parameters, G = 1 trunk (or T separate ones): ``weights[l]`` [E, G, in, out], of which the first holds the
-    rows of the features above those of the prefix; ``biases[l]`` [E, G, 1, out]; ``head_weight``
-    [E, T, H, N]; ``head_bias`` [E, T, 1, N]. With LayerNorm the biases are its own, beside its ``gains[l]``.
+    Parameters, G = 1 trunk (or T separate ones): ``weights[l]`` [E, G, in, out], of which ``weights[k]`` has
+    the rows of the state's part above those of the prefix; ``biases[l]`` [E, G, 1, out]; ``head_weight``
+    [E, T, H, N]; ``head_bias`` [E, T, 1, N]. With LayerNorm the biases are its own, beside ``gains[l]``.
     """
 
     visible: Tensor  # [P, D], how many levels of each dimension are chosen, for each distinct prefix
@@ -90,7 +98,9 @@ class AdvantageNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.projection = config, projection
-        self.input_dims = [feature_dim, action_dim]
+        self.action_dim, self.entry = action_dim, config.state_layers
+        sizes = [feature_dim, *config.hidden]
+        self.state_dim = sizes[self.entry]  # what of the state meets the prefix
         self.binning = Binning(config.levels, config.bins)
         self.activation = ACTIVATIONS[config.activation]
         self.positions = position_order(config, action_dim)
@@ -101,16 +111,16 @@ class AdvantageNetwork(nn.Module):
         self.register_buffer("visible", torch.tensor(visible), persistent=False)
         index = [level * action_dim + dim for level, dim in self.positions]
         self.register_buffer("code_index", torch.tensor(index), persistent=False)
-        self._build(ensemble, trunks)
+        self._build(sizes, ensemble, trunks)
 
-    def _build(self, ensemble: int, trunks: int) -> None:
+    def _build(self, sizes: list[int], ensemble: int, trunks: int) -> None:
         """Orthogonal weights, gain sqrt(2), output layer 0.01 (with LayerNorm 1 and 0); biases zero."""
         gain, output_gain = (1.0, 0.0) if self.config.layer_norm else (math.sqrt(2), 0.01)
-        sizes = [sum(self.input_dims), *self.config.hidden]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
         self.gains = nn.ParameterList()
-        for fan_in, fan_out in itertools.pairwise(sizes):
+        for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+            fan_in += self.action_dim if layer == self.entry else 0
             self.weights.append(orthogonal((ensemble, trunks), fan_in, fan_out, gain=gain))
             self.biases.append(torch.zeros(ensemble, trunks, 1, fan_out))
             if self.config.layer_norm:
@@ -139,33 +149,43 @@ class AdvantageNetwork(nn.Module):
         return self._advantage(self._project(features), self.prefix(codes), slice(None), slice(None))
 
     def _project(self, features: Tensor) -> Tensor:
-        """The first layer's share that does not depend on the position: [B, F] -> [E, G, B, H]."""
+        """Layer k's share that does not depend on the position: features [B, F] -> [E, G, B, H]."""
         if self.projection is not None:
             features = self.projection(features)[:, None]  # [E, 1, B, F]
-        product = features @ self.weights[0][:, :, : self.input_dims[0]]
-        return product if self.config.layer_norm else torch.add(product, self.biases[0])
+        if self.entry:
+            own = self.projection is not None  # features of its own for each of the E networks
+            x = features[:, 0] if own else features.expand(len(self.head_bias), -1, -1)  # [E, B, F]
+            for layer in range(self.entry):
+                x = self._layer(x, layer, slice(None))
+            features = x[:, None]  # [E, 1, B, H]
+        product = features @ self.weights[self.entry][:, :, : self.state_dim]
+        return product if self.config.layer_norm else torch.add(product, self.biases[self.entry])
 
     def _advantage(self, projected: Tensor, prefix: Tensor, trunks: slice, heads: slice) -> Tensor:
         """Projected features [E, G, B, H] and prefixes [P, B, D] -> advantages [E, heads, B, N]."""
-        weight = self.weights[0][:, trunks, self.input_dims[0] :]  # [E, G, D, H]
+        weight = self.weights[self.entry][:, trunks, self.state_dim :]  # [E, G, D, H]
         ensemble, groups, dims, width = weight.shape
         rows = prefix.shape[1]
         x = prefix.view(groups, -1, dims) @ weight  # [E, G, P/G*B, H]
         x = x.view(ensemble, groups, -1, rows, width) + projected[:, trunks, None]  # [E, G, P/G, B, H]
-        x = self._activate(x.view(ensemble * groups, -1, width), 0, trunks)  # [E*G, P/G*B, H]
-        for layer in range(1, len(self.weights)):
-            weight = self.weights[layer][:, trunks].flatten(0, 1)
-            if self.config.layer_norm:
-                x = x @ weight
-            else:
-                x = torch.baddbmm(self.biases[layer][:, trunks].flatten(0, 1), x, weight)
-            x = self._activate(x, layer, trunks)
+        x = self._activate(x.view(ensemble * groups, -1, width), self.entry, trunks)  # [E*G, P/G*B, H]
+        for layer in range(self.entry + 1, len(self.weights)):
+            x = self._layer(x, layer, trunks)
         weight, bias = self.head_weight[:, heads], self.head_bias[:, heads]  # [E, T, ...]
         x = x.view(ensemble * len(prefix), 1, rows, -1)  # [E*P, 1, B, H]
         x = x.expand(-1, weight.shape[1] // len(prefix), -1, -1).flatten(0, 1)  # heads that share a prefix
         logits = torch.baddbmm(bias.flatten(0, 1), x, weight.flatten(0, 1))  # [E*T, B, N]
         scaled = logits.view(ensemble, -1, *logits.shape[1:]) / self.config.temperature
         return self.config.temperature * scaled.log_softmax(-1)
+
+    def _layer(self, x: Tensor, layer: int, trunks: slice) -> Tensor:
+        """Hidden layer `layer` of the trunks: [E*G, R, in] -> [E*G, R, out]."""
+        weight = self.weights[layer][:, trunks].flatten(0, 1)
+        if self.config.layer_norm:
+            x = x @ weight
+        else:
+            x = torch.baddbmm(self.biases[layer][:, trunks].flatten(0, 1), x, weight)
+        return self._activate(x, layer, trunks)
 
     def _activate(self, x: Tensor, layer: int, trunks: slice) -> Tensor:
         """A hidden layer after its product: LayerNorm, if there is one, and activation. x: [E*G, ..., H]."""
@@ -178,7 +198,7 @@ class AdvantageNetwork(nn.Module):
     def act(self, features: Tensor, *, deterministic: bool) -> Tensor:
         """Features [B, F] -> actions [B, D]: each code in turn from exp(min_i A_i,t / alpha), or `greedy`."""
         projected = self._project(features)
-        index = torch.zeros(len(features), self.input_dims[1], dtype=torch.int64, device=features.device)
+        index = torch.zeros(len(features), self.action_dim, dtype=torch.int64, device=features.device)
         center = prefix = torch.zeros_like(index, dtype=features.dtype)  # [B, D]
         quantile = torch.full_like(center, 0.5)  # where the median lies in the interval chosen so far
         for position, (level, dim) in enumerate(self.positions):

@@ -39,6 +39,9 @@ VARIANTS = {
     "target-acts": replace(SMALL, act_with="target", weight_decay=0.1),
     "demo-noise": replace(SMALL, demo_noise=0.05),
     "median": replace(SMALL, greedy="median"),
+    "late-prefix": replace(SMALL, hidden=(16, 12, 8), state_layers=2),
+    "late-prefix-layer-norm": replace(SMALL, state_layers=1, layer_norm=True),
+    "late-prefix-not-autoregressive": replace(SMALL, state_layers=1, autoregressive=False),
 }
 every_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
 
@@ -183,10 +186,14 @@ def naive_advantage(network: AdvantageNetwork, twin: int, state: Tensor, codes: 
             count = [level] * dims
         assert count[dim] == level
         prefix = torch.stack([centers[count[d], d] for d in range(dims)])
-        x = torch.cat([state, prefix])
+        x = state
         trunk = position if config.trunk == "separate" else 0
-        for weight, bias in zip(network.weights, network.biases, strict=True):
-            x = network.activation(x @ weight[twin, trunk] + bias[twin, trunk, 0])
+        for layer, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
+            x = torch.cat([x, prefix]) if layer == config.state_layers else x
+            x = x @ weight[twin, trunk]
+            if config.layer_norm:
+                x = torch.nn.functional.layer_norm(x, x.shape) * network.gains[layer][twin, trunk, 0]
+            x = network.activation(x + bias[twin, trunk, 0])
         x = x @ network.head_weight[twin, position] + network.head_bias[twin, position, 0]
         rows.append(x - config.temperature * torch.logsumexp(x / config.temperature, 0))
     return torch.stack(rows)
@@ -442,6 +449,8 @@ def test_imitation_alone_recovers_the_demonstrations() -> None:
         ({"temperature": 0.0}, "temperature"),
         ({"levels": 0}, "levels"),
         ({"bins": 1}, "bins"),
+        ({"state_layers": 3}, "--agent.state-layers is 3, expected less than the 3 hidden layers"),
+        ({"state_layers": 1, "trunk": "separate"}, "needs --agent.trunk shared"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
