@@ -40,7 +40,7 @@ from rlzoo.replay import ReplayBuffer, bytes_per_row, concatenate
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import atomic_write
 from rlzoo.run.logger import Logger
-from rlzoo.run.machine import describe_machine, keep_freed_memory, resolve_device
+from rlzoo.run.machine import describe_machine, flush_denormals, keep_freed_memory, resolve_device
 from rlzoo.run.progress import Progress
 from rlzoo.run.signals import StopSignal
 from rlzoo.settings import Count, Settings, Widths
@@ -243,6 +243,7 @@ def main() -> int:
     """Time the agents, print a table, write the JSON."""
     request: Request = parse_flags(Request, description=__doc__)
     keep_freed_memory()
+    flush_denormals()
     device = resolve_device(request.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -35,7 +35,7 @@ from rlzoo.errors import UserError
 from rlzoo.replay import ReplayBuffer
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import check_writable
-from rlzoo.run.machine import resolve_device
+from rlzoo.run.machine import flush_denormals, resolve_device
 from rlzoo.settings import Count, NotNegative, Seed, Settings
 from rlzoo.tracker import EpisodeTracker
 from rlzoo.train import BEST_POLICY, CHECKPOINT, TrainConfig
@@ -180,6 +180,7 @@ def sources(settings: Request) -> list[dict[str, Any]]:
 
 def record(settings: Request, checkpoints: list[dict[str, Any]], task: str) -> list[Episode]:
     """The episodes of this kind of data."""
+    flush_denormals()
     suite = suite_of(task)
     if settings.kind == "merged":
         with closing(suite.make(task, 1)) as copies:

@@ -36,7 +36,7 @@ from rlzoo.evaluate import EVALUATION_TAGS
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.folder import PROJECT, create_run_dir, flatten_config, lock_run, plain, write_run_info
 from rlzoo.run.logger import Logger
-from rlzoo.run.machine import keep_freed_memory
+from rlzoo.run.machine import flush_denormals, keep_freed_memory
 from rlzoo.run.progress import Progress, evaluation_table, tensorboard_hint
 from rlzoo.run.signals import StopSignal
 from rlzoo.train import CHECKPOINT, Counters, TrainConfig, Trainer
@@ -79,6 +79,7 @@ def run(request: Request) -> tuple[int, Path]:
     """
     suite, agent_name, asked, resume = request
     keep_freed_memory()
+    flush_denormals()
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal(at_once=True))
         checkpoint = None

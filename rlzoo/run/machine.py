@@ -52,6 +52,16 @@ def keep_freed_memory() -> None:
         libc.mallopt(mmap_threshold, 32 * 2**20)
 
 
+def flush_denormals() -> None:
+    """Let the CPU take numbers below 1.2e-38 for 0; call it before PyTorch's first operation.
+
+    A policy that has made up its mind leaves probabilities and gradients of that size, on which a processor
+    works many times slower (an update of ARSQ at temperature 0.01: 1.6 times). The flag is each thread's own,
+    and PyTorch's threads inherit it when they are started.
+    """
+    torch.set_flush_denormal(True)
+
+
 def _or_none(probe: Callable[..., Any], *arguments: Any) -> Any:
     """What `probe` finds. No run may fail because its machine would not be described."""
     try:

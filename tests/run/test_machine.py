@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,13 @@ def test_git_state_of_a_checkout(tmp_path: Path) -> None:
     assert machine._git_state(package) == {"commit": git("rev-parse", "HEAD"), "dirty": False}
     (package / "new_agent.py").touch()
     assert machine._git_state(package)["dirty"]
+
+
+def test_no_thread_of_pytorch_computes_with_denormal_numbers() -> None:
+    code = (
+        "import torch; from rlzoo.run.machine import flush_denormals\n"
+        "flush_denormals(); torch.set_num_threads(2)\n"
+        "tiny = torch.full((1 << 22,), 1e-30) * 1e-10; print(int(tiny.count_nonzero()))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "0"
