@@ -14,13 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from algos.autoregressive import (
-    AdvantageNetwork,
-    AutoregressiveConfig,
-    at_codes,
-    mean_over,
-    policy_metrics,
-)
+from algos.autoregressive import AdvantageNetwork, AutoregressiveConfig, at_codes, mean_over, policy_metrics
 from rlzoo.agent import Agent, Learning, Update
 from rlzoo.errors import UserError
 from rlzoo.nn.gaussian import GaussianPolicy

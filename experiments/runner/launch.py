@@ -18,14 +18,7 @@ from rich.console import Console
 
 from algos import AGENTS
 from experiments.runner.data import Data, DataConfig, make_buffers, prepare
-from experiments.runner.experiment import (
-    Request,
-    complete,
-    default_experiment,
-    differing,
-    flag,
-    parse,
-)
+from experiments.runner.experiment import Request, complete, default_experiment, differing, flag, parse
 from experiments.runner.flags import Experiment
 from experiments.runner.suite import Suite
 from rlzoo.agent import Learning

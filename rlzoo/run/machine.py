@@ -56,8 +56,7 @@ def flush_denormals() -> None:
     """Let the CPU take numbers below 1.2e-38 for 0; call it before PyTorch's first operation.
 
     A policy that has made up its mind leaves probabilities and gradients of that size, on which a processor
-    works many times slower (an update of ARSQ at temperature 0.01: 1.6 times). The flag is each thread's own,
-    and PyTorch's threads inherit it when they are started.
+    works many times slower. The flag is each thread's own, and PyTorch's threads inherit it when they start.
     """
     torch.set_flush_denormal(True)
 
