@@ -40,7 +40,7 @@ from rlzoo.replay import ReplayBuffer, bytes_per_row, concatenate
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import atomic_write
 from rlzoo.run.logger import Logger
-from rlzoo.run.machine import describe_machine, flush_denormals, keep_freed_memory, resolve_device
+from rlzoo.run.machine import describe_machine, resolve_device, tune_cpu
 from rlzoo.run.progress import Progress
 from rlzoo.run.signals import StopSignal
 from rlzoo.settings import Count, Settings, Widths
@@ -132,26 +132,15 @@ def time_updates(
 def build(request: Request, name: str, device: torch.device) -> Trainer:
     """A trainer whose buffer holds enough to train from."""
     experiment = default_experiment(MujocoSuite(), name, request.task)
-    config = dataclasses.replace(
-        experiment.train,
-        num_envs=request.num_envs,
-        utd=1 / request.num_envs,
-        batch_size=request.batch_size,
-        warmup_steps=100 * request.num_envs,
-        steps=(100 + request.iterations // 3) * request.num_envs,
-        eval_every=10**9,
-        checkpoint_every=10**9,
-        eval_episodes=1,
-    )
-    task = gym_tasks.make(request.task, request.num_envs)
+    lanes = request.num_envs
+    pace = {"num_envs": lanes, "utd": 1 / lanes, "batch_size": request.batch_size, "eval_episodes": 1}
+    pace |= {"warmup_steps": 100 * lanes, "steps": (100 + request.iterations // 3) * lanes}
+    config = dataclasses.replace(experiment.train, **pace, eval_every=10**9, checkpoint_every=10**9)
+    task = gym_tasks.make(request.task, lanes)
     torch.manual_seed(0)
     agent = AGENTS[name](task.spaces, dataclasses.replace(experiment.agent, hidden=request.hidden), device)
     replay = ReplayBuffer(
-        task.spaces,
-        capacity=config.buffer_capacity,
-        lanes=request.num_envs,
-        device=device,
-        discount=config.discount,
+        task.spaces, capacity=config.buffer_capacity, lanes=lanes, device=device, discount=config.discount
     )
     eval_task = gym_tasks.make(request.task, 1)
     return Trainer(agent, task, eval_task, config, replay=replay, device=device, seed=0)
@@ -242,8 +231,7 @@ def time_images(request: Request, name: str, device: torch.device, rate: float) 
 def main() -> int:
     """Time the agents, print a table, write the JSON."""
     request: Request = parse_flags(Request, description=__doc__)
-    keep_freed_memory()
-    flush_denormals()
+    tune_cpu()
     device = resolve_device(request.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -64,27 +64,16 @@ def overview() -> str:
     from algos import AGENTS
     from experiments.suites import SUITES
 
-    commands = [f"  {name:<13} {about}" for name, about in COMMANDS.items()]
-    agents = [f"  {name:<13} {agent.about}" for name, agent in AGENTS.items()]
-    suites = [
-        f"  {name:<13} {len(suite().tasks())} tasks, such as {suite.default_task}; "
-        f"presets: {', '.join(suite.presets)}"
-        for name, suite in SUITES.items()
-    ]
-    return "\n".join(
-        [
-            "usage: rlzoo COMMAND ...",
-            "",
-            "commands:",
-            *commands,
-            "",
-            "agents:",
-            *agents,
-            "",
-            "suites (rlzoo tasks lists their tasks):",
-            *suites,
-        ]
-    )
+    suites = {
+        name: f"{len(one().tasks())} tasks, such as {one.default_task}; presets: {', '.join(one.presets)}"
+        for name, one in SUITES.items()
+    }
+    agents = {name: agent.about for name, agent in AGENTS.items()}
+    text = "usage: rlzoo COMMAND ..."
+    shown = {"commands": COMMANDS, "agents": agents, "suites (rlzoo tasks lists their tasks)": suites}
+    for title, rows in shown.items():
+        text += "\n".join([f"\n\n{title}:", *(f"  {name:<13} {about}" for name, about in rows.items())])
+    return text
 
 
 def tasks(names: list[str]) -> str:

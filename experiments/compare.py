@@ -127,8 +127,7 @@ def read_run(folder: Path) -> Run:
         entry = {"run": folder.name, "agent": config["agent_name"], "label": config["agent_name"]}
         resolved = config.get("resolved", {})
         chosen = {key: resolved[key] for key in resolved if key.startswith("options.")}
-        entry |= {"task": config["task"], "seed": config["seed"]}
-        entry["settings"] = flatten_config(config) | chosen
+        entry |= {"task": config["task"], "seed": config["seed"], "settings": flatten_config(config) | chosen}
         entry["info"] = json.loads((folder / INFO_FILE).read_text())
         with (folder / METRICS_FILE).open() as file:
             return make_run(entry, csv.DictReader(file))

@@ -30,7 +30,7 @@ from rlzoo.errors import UserError
 from rlzoo.evaluate import Evaluation, evaluate
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import atomic_write, check_writable
-from rlzoo.run.machine import flush_denormals
+from rlzoo.run.machine import tune_cpu
 from rlzoo.run.video import write_video
 from rlzoo.settings import Count, Seed, Settings
 from rlzoo.train import BEST_POLICY, CHECKPOINT
@@ -86,7 +86,7 @@ def with_greedy(checkpoint: dict[str, Any], greedy: str) -> dict[str, Any]:
 
 def play(settings: Request) -> tuple[Evaluation, Table, float]:
     """Play the episodes. Returns how they ended, that as a table, and the frames per second of a film."""
-    flush_denormals()
+    tune_cpu()
     suite_name = read_config(settings.run)["suite"]
     if suite_name not in SUITES:
         raise UserError(f"{settings.run}: no suite called {suite_name!r}; there are {', '.join(SUITES)}")

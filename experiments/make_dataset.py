@@ -35,7 +35,7 @@ from rlzoo.errors import UserError
 from rlzoo.replay import ReplayBuffer
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import check_writable
-from rlzoo.run.machine import flush_denormals, resolve_device
+from rlzoo.run.machine import resolve_device, tune_cpu
 from rlzoo.settings import Count, NotNegative, Seed, Settings
 from rlzoo.tracker import EpisodeTracker
 from rlzoo.train import BEST_POLICY, CHECKPOINT, TrainConfig
@@ -180,7 +180,7 @@ def sources(settings: Request) -> list[dict[str, Any]]:
 
 def record(settings: Request, checkpoints: list[dict[str, Any]], task: str) -> list[Episode]:
     """The episodes of this kind of data."""
-    flush_denormals()
+    tune_cpu()
     suite = suite_of(task)
     if settings.kind == "merged":
         with closing(suite.make(task, 1)) as copies:
@@ -225,17 +225,14 @@ def main() -> int:
     print(summary(episodes, normalized_score=None))
     suite = suite_of(task)
     about = {"algorithm_name": agents, "description": f"{settings.kind} data of {task}"}
+    bounds = suite.action_range(task)
     if settings.output is not None:
         metadata = {"task": task, "kind": settings.kind, "seed": settings.seed, **about}
-        write_d4rl(settings.output, episodes, metadata, action_range=suite.action_range(task))
+        write_d4rl(settings.output, episodes, metadata, action_range=bounds)
         print(f"written to {settings.output}")
     if settings.minari is not None:
         where = write_minari(
-            settings.minari,
-            episodes,
-            env_id=suite.gymnasium_id(task),
-            action_range=suite.action_range(task),
-            **about,
+            settings.minari, episodes, env_id=suite.gymnasium_id(task), action_range=bounds, **about
         )
         print(f"written to {where}")
     if best is not None and 0 < best < np.inf:  # else a share of it means nothing

@@ -29,19 +29,7 @@ from rlzoo.types import Episode
 DATASET = Path(__file__).resolve().parents[1] / "results/datasets/hopper-demos.hdf5"
 EVALUATIONS, EPISODES = 5, 10  # per run, and per evaluation
 # Over the preset for two CPU cores: batches of demonstrations alone, and coarser codes.
-FLAGS = {
-    "bc": [],
-    "arsq": [
-        "--demo-fraction",
-        "1",
-        "--agent.levels",
-        "2",
-        "--agent.bins",
-        "7",
-        "--agent.temperature",
-        "0.01",
-    ],
-}
+FLAGS = {"bc": "", "arsq": "--demo-fraction 1 --agent.levels 2 --agent.bins 7 --agent.temperature 0.01"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +56,7 @@ def train(settings: Settings, agent: str, updates: int) -> tuple[int, Path]:
     flags += ["--steps", str(updates), "--eval-every", str(max(1, updates // EVALUATIONS))]
     flags += ["--eval-episodes", str(EPISODES), "--seed", str(settings.seed)]
     # Networks this small gain little from a second thread and lose much where the other core is busy.
-    flags += ["--threads", "1", "--runs-dir", str(settings.runs_dir), *FLAGS[agent]]
+    flags += ["--threads", "1", "--runs-dir", str(settings.runs_dir), *FLAGS[agent].split()]
     return run(parse(D4RLSuite, [agent, *flags], "quickstart"))
 
 

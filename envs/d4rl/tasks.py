@@ -121,11 +121,7 @@ _ADROIT = {
     "relocate": ("AdroitHandRelocate-v1", 39, 30, 200, -6.425911, 4233.877797728884),
 }
 # source: what the -v0 files' names say instead
-_ADROIT_SOURCES = {
-    "human": "v0_demos_clipped",
-    "cloned": "demos-v0-bc-combined",
-    "expert": "v0_expert_clipped",
-}
+_SOURCES = {"human": "v0_demos_clipped", "cloned": "demos-v0-bc-combined", "expert": "v0_expert_clipped"}
 
 # maze: steps, and what the -v0 and -v2 files' names call it
 _ANTMAZE = {"umaze": (700, "u-maze"), "medium": (1000, "big-maze"), "large": (1000, "hardest-maze")}
@@ -166,7 +162,7 @@ def _locomotion() -> Iterator[D4RLTask]:
 
 def _adroit() -> Iterator[D4RLTask]:
     for skill, row in _ADROIT.items():
-        for source, old in _ADROIT_SOURCES.items():
+        for source, old in _SOURCES.items():
             files = {"v0": f"hand_dapg/{skill}-{old}", "v1": f"hand_dapg_v1/{skill}-{source}-v1"}
             for version, file in files.items():
                 name, url = f"{skill}-{source}-{version}", f"{_HOST}/{file}.hdf5"

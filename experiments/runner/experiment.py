@@ -118,12 +118,8 @@ def load_experiment(suite: Suite, run_dir: Path) -> tuple[str, Experiment[Any, A
         chosen = config.get("resolved", {}).items()
         options = {key.partition(".")[2]: value for key, value in chosen if key.startswith("options.")}
         config["options"] = {**config["options"], **options}
-        groups = {
-            "agent": AGENTS[name].Config,
-            "train": TrainConfig,
-            "data": DataConfig,
-            "options": type(suite.options),
-        }
+        groups = {"agent": AGENTS[name].Config, "train": TrainConfig, "data": DataConfig}
+        groups["options"] = type(suite.options)
         own = {field.name for field in dataclasses.fields(Experiment)} - {"config", "runs_dir", *groups}
         return name, Experiment(
             **{key: config[key] for key in own},

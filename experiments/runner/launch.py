@@ -29,7 +29,7 @@ from rlzoo.evaluate import EVALUATION_TAGS
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.folder import PROJECT, create_run_dir, flatten_config, lock_run, plain, write_run_info
 from rlzoo.run.logger import Logger
-from rlzoo.run.machine import flush_denormals, keep_freed_memory
+from rlzoo.run.machine import tune_cpu
 from rlzoo.run.progress import Progress, evaluation_table, tensorboard_hint
 from rlzoo.run.signals import StopSignal
 from rlzoo.train import CHECKPOINT, Counters, TrainConfig, Trainer
@@ -71,8 +71,7 @@ def run(request: Request) -> tuple[int, Path]:
         The exit code (128 + signal if a signal stopped it) and the run folder.
     """
     suite, agent_name, asked, resume = request
-    keep_freed_memory()
-    flush_denormals()
+    tune_cpu()
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal(at_once=True))
         checkpoint = None
@@ -186,23 +185,16 @@ def make_trainer(
     torch.manual_seed(experiment.seed)
     agent = agent_type(task.spaces, experiment.agent, device)
     saved = None if checkpoint is None else checkpoint["trainer"]
-    buffers = make_buffers(
-        task.spaces,
-        data,
-        experiment.train,
-        device=device,
-        seed=experiment.seed,
-        grows=not experiment.data.offline,
-        saved=saved,
-    )
+    config, seed, grows = experiment.train, experiment.seed, not experiment.data.offline
+    buffers = make_buffers(task.spaces, data, config, device=device, seed=seed, grows=grows, saved=saved)
     trainer = Trainer(
         agent,
         task,
         eval_task,
-        experiment.train,
+        config,
         **buffers,
         device=device,
-        seed=experiment.seed,
+        seed=seed,
         normalized_score=suite.score(experiment.task),
         metadata={
             "agent_name": agent_name,

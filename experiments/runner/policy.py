@@ -35,9 +35,8 @@ def read_run(run_dir: Path, name: str) -> dict[str, Any]:
 
 def agent_config(checkpoint: Mapping[str, Any]) -> Any:
     """The hyperparameters of the agent in a checkpoint."""
-    return pydantic.TypeAdapter(AGENTS[checkpoint["agent_name"]].Config).validate_python(
-        checkpoint["agent_config"]
-    )
+    config_type = AGENTS[checkpoint["agent_name"]].Config
+    return pydantic.TypeAdapter(config_type).validate_python(checkpoint["agent_config"])
 
 
 def load_agent(checkpoint: Mapping[str, Any], spaces: Spaces, device: torch.device) -> Agent:

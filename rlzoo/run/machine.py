@@ -38,27 +38,22 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(found)
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep the memory that PyTorch frees on the CPU, instead of returning it to the system.
+def tune_cpu() -> None:
+    """Settings under which PyTorch computes faster on a CPU; call it before its first operation.
 
-    An update frees and asks for the same half-megabyte tensors over and over; returned and fetched anew, each
-    comes back as hundreds of page faults (470 in an update of DSAC-T, a tenth of its time). Elsewhere than on
-    glibc this does nothing.
+    - Numbers below a float's normal range, 1.2e-38, count as 0: a policy that has made up its mind leaves
+      probabilities and gradients of that size, on which a processor works many times slower. The flag is each
+      thread's own, and PyTorch's threads inherit it when they start.
+    - glibc keeps the memory that PyTorch frees, instead of returning it to the system. An update asks for the
+      same half-megabyte tensors over and over; returned and fetched anew, each comes back as hundreds of page
+      faults (470 in an update of DSAC-T, a tenth of its time).
     """
+    torch.set_flush_denormal(True)
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(trim_threshold, 512 * 2**20)
         libc.mallopt(mmap_threshold, 32 * 2**20)
-
-
-def flush_denormals() -> None:
-    """Let the CPU take numbers below 1.2e-38 for 0; call it before PyTorch's first operation.
-
-    A policy that has made up its mind leaves probabilities and gradients of that size, on which a processor
-    works many times slower. The flag is each thread's own, and PyTorch's threads inherit it when they start.
-    """
-    torch.set_flush_denormal(True)
 
 
 def _or_none(probe: Callable[..., Any], *arguments: Any) -> Any:

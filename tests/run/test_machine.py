@@ -65,8 +65,8 @@ def test_git_state_of_a_checkout(tmp_path: Path) -> None:
 
 def test_no_thread_of_pytorch_computes_with_denormal_numbers() -> None:
     code = (
-        "import torch; from rlzoo.run.machine import flush_denormals\n"
-        "flush_denormals(); torch.set_num_threads(2)\n"
+        "import torch; from rlzoo.run.machine import tune_cpu\n"
+        "tune_cpu(); torch.set_num_threads(2)\n"
         "tiny = torch.full((1 << 22,), 1e-30) * 1e-10; print(int(tiny.count_nonzero()))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
