@@ -1,4 +1,5 @@
-"""docs/extending.md: its agent learns on its task, resumes bit by bit and passes the contract suite."""
+"""docs/extending.md: its agent learns on its task, resumes bit by bit and passes the contract suite;
+and what it says of a benchmark."""
 
 from __future__ import annotations
 
@@ -12,10 +13,15 @@ import pytest
 import torch
 
 from algos import AGENTS
+from envs.gym import make as gym_tasks
+from experiments import cli
 from experiments.compare import read_run
 from experiments.runner.launch import main
+from experiments.runner.suite import Suite
+from experiments.suites import SUITES
 from experiments.train_mujoco import MujocoSuite
 from rlzoo.run.checkpoint import load_checkpoint
+from rlzoo.types import VectorTask
 from tests.algos import test_contract
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
@@ -77,3 +83,35 @@ def test_the_pages_agent_passes_the_contract_suite(ddpg: ModuleType) -> None:
 
 def test_what_the_page_calls_a_line_is_one() -> None:
     assert BLOCKS[1] == 'from algos.ddpg import DDPG\n\nAGENTS["ddpg"] = DDPG\n'
+
+
+class PointSuite(Suite):
+    """A benchmark of one task, with the least that a suite has to say."""
+
+    name = "point"
+    default_task = "my_tasks:Point-v0"
+
+    def tasks(self) -> list[str]:
+        return [self.default_task]
+
+    def make(self, task: str, num_envs: int, *, processes: bool = False, render: bool = False) -> VectorTask:
+        return gym_tasks.make(task, num_envs, processes=processes, render=render)
+
+
+def test_a_benchmark_is_a_class_and_a_line(
+    ddpg: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its line in `SUITES` it is listed, trained on and played like the others."""
+    monkeypatch.setitem(SUITES, "point", PointSuite)
+
+    def rlzoo(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["rlzoo", *arguments])
+        assert not cli.dispatch()
+        return capsys.readouterr().out
+
+    assert rlzoo("tasks", "point") == "point  my_tasks:Point-v0\n"
+    flags = ["--steps", "100", "--warmup-steps", "50", "--eval-every", "100", "--eval-episodes", "2"]
+    flags += ["--batch-size", "8", "--threads", "1", "--device", "cpu", "--runs-dir", str(tmp_path / "runs")]
+    rlzoo("train", "point", "ddpg", *flags)
+    (info,) = (tmp_path / "runs" / "point").rglob("run.json")
+    assert "ddpg on my_tasks:Point-v0" in rlzoo("evaluate", str(info.parent), "--episodes", "2")
