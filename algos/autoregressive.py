@@ -86,6 +86,7 @@ class AdvantageNetwork(nn.Module):
 
     visible: Tensor  # [P, D], how many levels of each dimension are chosen, for each distinct prefix
     code_index: Tensor  # [T], where position t's code lies in the flattened codes [L * D]
+    offsets: Tensor  # [L, N, 1], how far a level's code moves its dimension's centre
 
     def __init__(
         self,
@@ -111,6 +112,7 @@ class AdvantageNetwork(nn.Module):
         self.register_buffer("visible", torch.tensor(visible), persistent=False)
         index = [level * action_dim + dim for level, dim in self.positions]
         self.register_buffer("code_index", torch.tensor(index), persistent=False)
+        self.register_buffer("offsets", self.binning.offsets()[..., None], persistent=False)
         self._build(sizes, ensemble, trunks)
 
     def _build(self, sizes: list[int], ensemble: int, trunks: int) -> None:
@@ -146,7 +148,7 @@ class AdvantageNetwork(nn.Module):
 
         With a projection the features are those that it projects.
         """
-        return self._advantage(self._project(features), self.prefix(codes), slice(None), slice(None))
+        return self._advantage(self._project(features), self.prefix(codes))
 
     def _project(self, features: Tensor) -> Tensor:
         """Layer k's share that does not depend on the position: features [B, F] -> [E, G, B, H]."""
@@ -156,75 +158,99 @@ class AdvantageNetwork(nn.Module):
             own = self.projection is not None  # features of its own for each of the E networks
             x = features[:, 0] if own else features.expand(len(self.head_bias), -1, -1)  # [E, B, F]
             for layer in range(self.entry):
-                x = self._layer(x, layer, slice(None))
+                x = self._layer(x, layer, 0)
             features = x[:, None]  # [E, 1, B, H]
         product = features @ self.weights[self.entry][:, :, : self.state_dim]
         return product if self.config.layer_norm else torch.add(product, self.biases[self.entry])
 
-    def _advantage(self, projected: Tensor, prefix: Tensor, trunks: slice, heads: slice) -> Tensor:
-        """Projected features [E, G, B, H] and prefixes [P, B, D] -> advantages [E, heads, B, N]."""
-        weight = self.weights[self.entry][:, trunks, self.state_dim :]  # [E, G, D, H]
+    def _advantage(self, projected: Tensor, prefix: Tensor) -> Tensor:
+        """Projected features [E, G, B, H] and prefixes [P, B, D] -> advantages [E, T, B, N]."""
+        weight = self.weights[self.entry][:, :, self.state_dim :]  # [E, G, D, H]
         ensemble, groups, dims, width = weight.shape
         rows = prefix.shape[1]
         x = prefix.view(groups, -1, dims) @ weight  # [E, G, P/G*B, H]
-        x = x.view(ensemble, groups, -1, rows, width) + projected[:, trunks, None]  # [E, G, P/G, B, H]
-        x = self._activate(x.view(ensemble * groups, -1, width), self.entry, trunks)  # [E*G, P/G*B, H]
+        x = x.view(ensemble, groups, -1, rows, width) + projected[:, :, None]  # [E, G, P/G, B, H]
+        x = self._activate(x.view(ensemble * groups, -1, width), self.entry)  # [E*G, P/G*B, H]
         for layer in range(self.entry + 1, len(self.weights)):
-            x = self._layer(x, layer, trunks)
-        weight, bias = self.head_weight[:, heads], self.head_bias[:, heads]  # [E, T, ...]
+            x = self._layer(x, layer)
         x = x.view(ensemble * len(prefix), 1, rows, -1)  # [E*P, 1, B, H]
-        x = x.expand(-1, weight.shape[1] // len(prefix), -1, -1).flatten(0, 1)  # heads that share a prefix
-        logits = torch.baddbmm(bias.flatten(0, 1), x, weight.flatten(0, 1))  # [E*T, B, N]
+        x = x.expand(-1, len(self.positions) // len(prefix), -1, -1).flatten(
+            0, 1
+        )  # heads that share a prefix
+        logits = torch.baddbmm(self.head_bias.flatten(0, 1), x, self.head_weight.flatten(0, 1))  # [E*T, B, N]
         scaled = logits.view(ensemble, -1, *logits.shape[1:]) / self.config.temperature
         return self.config.temperature * scaled.log_softmax(-1)
 
-    def _layer(self, x: Tensor, layer: int, trunks: slice) -> Tensor:
-        """Hidden layer `layer` of the trunks: [E*G, R, in] -> [E*G, R, out]."""
-        weight = self.weights[layer][:, trunks].flatten(0, 1)
+    def _layer(self, x: Tensor, layer: int, trunk: int | None = None) -> Tensor:
+        """Hidden layer `layer`: [E*G, R, in] -> [E*G, R, out]; of one trunk, [E, R, in] -> [E, R, out]."""
+        weight = _of_trunk(self.weights[layer], trunk)
         if self.config.layer_norm:
             x = x @ weight
         else:
-            x = torch.baddbmm(self.biases[layer][:, trunks].flatten(0, 1), x, weight)
-        return self._activate(x, layer, trunks)
+            x = torch.baddbmm(_of_trunk(self.biases[layer], trunk), x, weight)
+        return self._activate(x, layer, trunk)
 
-    def _activate(self, x: Tensor, layer: int, trunks: slice) -> Tensor:
+    def _activate(self, x: Tensor, layer: int, trunk: int | None = None) -> Tensor:
         """A hidden layer after its product: LayerNorm, if there is one, and activation. x: [E*G, ..., H]."""
         if self.config.layer_norm:
-            gain, bias = (each[layer][:, trunks].flatten(0, 1) for each in (self.gains, self.biases))
+            gain, bias = (_of_trunk(each[layer], trunk) for each in (self.gains, self.biases))
             x = torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), gain)
         return self.activation(x)
 
     @torch.no_grad()
     def act(self, features: Tensor, *, deterministic: bool) -> Tensor:
-        """Features [B, F] -> actions [B, D]: each code in turn from exp(min_i A_i,t / alpha), or `greedy`."""
-        projected = self._project(features)
-        index = torch.zeros(len(features), self.action_dim, dtype=torch.int64, device=features.device)
-        center = prefix = torch.zeros_like(index, dtype=features.dtype)  # [B, D]
-        quantile = torch.full_like(center, 0.5)  # where the median lies in the interval chosen so far
-        for position, (level, dim) in enumerate(self.positions):
-            if self.config.autoregressive or dim == 0:
-                prefix = center.clone()
-            trunk = position if self.config.trunk == "separate" else 0
-            trunks, heads = slice(trunk, trunk + 1), slice(position, position + 1)
-            advantage = self._advantage(projected, prefix[None], trunks, heads).amin(0)[0]  # [B, N]
-            if not deterministic:
-                code = self._sample(advantage)
-            elif self.config.greedy == "mode":
-                code = advantage.argmax(-1)
-            else:
-                code, quantile[:, dim] = self._at_quantile(advantage, quantile[:, dim])
-            index[:, dim] = self.binning.refine(index[:, dim], code)
-            center[:, dim] = self.binning.center(index[:, dim], level + 1)
-        return center
+        """Features [B, F] -> actions [B, D]: each code in turn from exp(min_i A_i,t / alpha), or `greedy`.
 
-    def _at_quantile(self, advantage: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:
+        A code moves one dimension's centre, so layer k's product is not taken anew at every position: that
+        dimension's row of the weight is added to it. One environment's action is some ten small operations
+        per position, whose number is what it costs.
+        """
+        config, rows = self.config, len(features)
+        projected = self._project(features)  # [E, G, B, H]
+        ensemble, groups, _, width = projected.shape
+        entering = projected.permute(2, 0, 1, 3).reshape(rows, -1)  # [B, E*G*H], of the prefix so far
+        current = entering.view(rows, ensemble, groups, width).transpose(0, 1)  # the same memory
+        prefix_weight = self.weights[self.entry][:, :, self.state_dim :]  # [E, G, D, H]
+        moves = prefix_weight.permute(2, 0, 1, 3).reshape(self.action_dim, -1).unbind()  # D of [E*G*H]
+        offsets, heads, biases = self.offsets.unbind(), self.head_weight.unbind(1), self.head_bias.unbind(1)
+        rate = 1 / config.temperature
+        if not deterministic:
+            # A draw from a categorical distribution is the largest of its log probabilities plus Gumbel noise,
+            # minus the logarithm of an exponential draw. `torch.multinomial` would wait for the device.
+            shape = (len(self.positions), rows, config.bins)
+            noise = torch.empty(shape, device=features.device).exponential_().log_().neg_().unbind()
+        quantile = torch.full(
+            (self.action_dim, rows), 0.5, device=features.device
+        )  # within the interval so far
+        visible = current.unbind(2)  # G of [E, B, H]
+        codes = []
+        for position, (level, dim) in enumerate(self.positions):
+            if not config.autoregressive and dim == 0:
+                visible = current.clone().unbind(2)  # what all codes of this level see
+            trunk = position if config.trunk == "separate" else 0
+            x = self._activate(visible[trunk], self.entry, trunk)  # [E, B, H]
+            for layer in range(self.entry + 1, len(self.weights)):
+                x = self._layer(x, layer, trunk)
+            scaled = torch.baddbmm(biases[position], x, heads[position], beta=rate, alpha=rate)  # [E, B, N]
+            log_prob = scaled.log_softmax(-1).amin(0)  # [B, N], min_i A_i / alpha
+            if deterministic and config.greedy == "median":
+                code, quantile[dim] = self._at_quantile(log_prob, quantile[dim])
+            else:
+                code = (log_prob if deterministic else log_prob + noise[position]).argmax(-1)
+            entering.addcmul_(offsets[level].index_select(0, code), moves[dim])
+            codes.append(code)
+        chosen = torch.stack(codes, 1)  # [B, T]
+        by_level = torch.empty_like(chosen).index_copy_(1, self.code_index, chosen)
+        return self.binning.decode(by_level.view(rows, -1, self.action_dim))
+
+    def _at_quantile(self, log_prob: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:
         """The code in which a quantile of the policy lies, and which quantile of that code's interval it is.
 
         Bins are in order, so codes have a cumulative distribution. The second result goes on to the
-        dimension's next level, as in inverse transform sampling: advantages [B, N] and quantiles from 0 to 1
-        [B] -> codes of positive probability [B], quantiles [B].
+        dimension's next level, as in inverse transform sampling: logarithms of probabilities, up to a
+        constant, [B, N] and quantiles from 0 to 1 [B] -> codes of positive probability [B], quantiles [B].
         """
-        probability = (advantage / self.config.temperature).softmax(-1)
+        probability = log_prob.softmax(-1)
         cumulative = probability.cumsum(-1)
         smallest = torch.finfo(probability.dtype).tiny  # above 0, where an empty first bin ends
         target = (quantile.clamp(min=smallest) * cumulative[:, -1])[:, None]  # rounding leaves sums beside 1
@@ -234,14 +260,10 @@ class AdvantageNetwork(nn.Module):
         rest = ((target - below) / inside.clamp(min=smallest)).clamp(0, 1)
         return code.squeeze(-1), rest.squeeze(-1)
 
-    def _sample(self, advantage: Tensor) -> Tensor:
-        """A code per row, with probability proportional to exp(A / alpha): [B, N] -> [B].
 
-        The largest of A / alpha plus Gumbel noise, written as minus the logarithm of an exponential draw:
-        the same distribution as `torch.multinomial`, which would wait for the device.
-        """
-        noise = torch.empty_like(advantage).exponential_()
-        return (advantage / self.config.temperature - noise.log()).argmax(-1)
+def _of_trunk(parameter: Tensor, trunk: int | None) -> Tensor:
+    """A parameter [E, G, ...] of one trunk, [E, ...], or of all of them, [E*G, ...]."""
+    return parameter.flatten(0, 1) if trunk is None else parameter[:, trunk]
 
 
 def position_order(config: AutoregressiveConfig, action_dim: int) -> list[tuple[int, int]]:

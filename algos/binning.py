@@ -74,3 +74,8 @@ class Binning:
     def center(self, index: Tensor, level: int) -> Tensor:
         """The centre of interval `index` after `level` cuts: index 0 of level 0 is [-1, 1] with centre 0."""
         return torch.div(2 * index + 1, self.bins**level) - 1
+
+    def offsets(self) -> Tensor:
+        """How far the centre moves when an interval's part is chosen: [L, N], by level and code."""
+        parts = torch.arange(self.bins) * 2 + 1 - self.bins
+        return torch.stack([parts / self.bins ** (level + 1) for level in range(self.levels)])

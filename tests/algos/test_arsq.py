@@ -277,7 +277,7 @@ def test_samples_follow_the_policy(order: Any, quantiles: str, monkeypatch: pyte
     torch.manual_seed(1)
     config = replace(SMALL, levels=2, bins=2, order=order, greedy="median")
     if quantiles == "random":
-        monkeypatch.setattr(torch, "full_like", lambda like, half: torch.rand_like(like))
+        monkeypatch.setattr(torch, "full", lambda size, half, device: torch.rand(size))
     network = AdvantageNetwork(5, 2, config, ensemble=1)
     network.head_weight.data.mul_(30)
     every_code = torch.cartesian_prod(*[torch.arange(2)] * 4).view(16, 2, 2)
