@@ -215,8 +215,8 @@ class AdvantageNetwork(nn.Module):
         offsets, heads, biases = self.offsets.unbind(), self.head_weight.unbind(1), self.head_bias.unbind(1)
         rate = 1 / config.temperature
         if not deterministic:
-            # A draw from a categorical distribution is the largest of its log probabilities plus Gumbel noise,
-            # minus the logarithm of an exponential draw. `torch.multinomial` would wait for the device.
+            # A draw is the largest of the log probabilities plus Gumbel noise: minus the logarithm
+            # of an exponential draw. `torch.multinomial` would wait for the device.
             shape = (len(self.positions), rows, config.bins)
             noise = torch.empty(shape, device=features.device).exponential_().log_().neg_().unbind()
         quantile = torch.full(
