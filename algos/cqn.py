@@ -122,12 +122,15 @@ class Stream(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, state: Tensor, centers: Tensor, levels: slice) -> Tensor:
-        """Features [B, S] and centres [l, B, D] of the l levels of the slice -> [l, B, outputs]."""
-        weights = torch.split(self.first.weight.T, self.splits)
-        features, center, level = weights  # [F, H], [D, H], [L, H]
-        # A product with a one-hot is a row of the weight; the features' product serves every level.
-        x = centers @ center + self.trunk(state) @ features + level[levels, None]  # [l, B, H]
+    def enter(self, state: Tensor) -> Tensor:
+        """The first layer's share that is the same for all levels: features [B, S] -> [B, H]."""
+        return F.linear(self.trunk(state), self.first.weight[:, : self.splits[0]])
+
+    def forward(self, entered: Tensor, centers: Tensor, levels: slice) -> Tensor:
+        """What `enter` returned and centres [l, B, D] of the l levels of the slice -> [l, B, outputs]."""
+        _, center, level = torch.split(self.first.weight.T, self.splits)  # [F, H], [D, H], [L, H]
+        # A product with a one-hot is a row of the weight.
+        x = centers @ center + entered + level[levels, None]  # [l, B, H]
         x = F.silu(self.norms[0](x))
         for layer, norm in zip(self.rest, self.norms[1:], strict=True):
             x = F.silu(norm(layer(x)))
@@ -139,6 +142,7 @@ class Critic(nn.Module):
     """Dueling critic: logits = value + advantage - mean of the advantage over bins."""
 
     atoms: Tensor  # [Z], the returns that the atoms stand for
+    up_to: Tensor  # [Z, Z]; a distribution times this is its cumulative distribution
 
     def __init__(self, encoder: ObservationEncoder, action_dim: int, config: CQNConfig) -> None:
         super().__init__()
@@ -151,18 +155,22 @@ class Critic(nn.Module):
         self.register_buffer(
             "atoms", torch.linspace(config.v_min, config.v_max, config.atoms), persistent=False
         )
+        self.register_buffer("up_to", torch.ones(config.atoms, config.atoms).triu(), persistent=False)
 
-    def _logits(self, state: Tensor, centers: Tensor, levels: slice) -> Tensor:
+    def _enter(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        return self.advantage.enter(state), self.value.enter(state)
+
+    def _logits(self, entered: tuple[Tensor, Tensor], centers: Tensor, levels: slice) -> Tensor:
         shape = (*centers.shape[:2], self.action_dim, -1, self.config.atoms)
-        advantage = self.advantage(state, centers, levels).view(shape)  # [l, B, D, N, Z]
-        value = self.value(state, centers, levels).view(shape)  # [l, B, D, 1, Z]
-        logits: Tensor = value + advantage - advantage.mean(-2, keepdim=True)
+        advantage = self.advantage(entered[0], centers, levels).view(shape)  # [l, B, D, N, Z]
+        value = self.value(entered[1], centers, levels).view(shape)  # [l, B, D, 1, Z]
+        logits: Tensor = (value - advantage.mean(-2, keepdim=True)) + advantage
         return logits
 
     def forward(self, state: Tensor, codes: Tensor) -> Tensor:
         """States [B, S] and codes [B, L, D] -> logits [L, B, D, N, Z] of every level's bins, within the
         intervals that the codes chose at the levels before."""
-        return self._logits(state, self.binning.centers(codes)[:-1], slice(None))
+        return self._logits(self._enter(state), self.binning.centers(codes)[:-1], slice(None))
 
     def q(self, logits: Tensor) -> Tensor:
         """Logits [..., Z] -> expected returns [...]."""
@@ -177,10 +185,11 @@ class Critic(nn.Module):
         With `break_ties`, a dimension all of whose bins score the same draws one of them.
         """
         index = torch.zeros(len(state), self.action_dim, dtype=torch.int64, device=state.device)
+        entered = self._enter(state)
         codes = []
         for level in range(self.config.levels):
             center = self.binning.center(index, level)
-            q = self.q(self._logits(state, center[None], slice(level, level + 1)))[0]  # [B, D, N]
+            q = self.q(self._logits(entered, center[None], slice(level, level + 1)))[0]  # [B, D, N]
             code = q.argmax(-1)
             if break_ties:
                 tied = q.amax(-1) - q.amin(-1) < TIE
@@ -249,13 +258,16 @@ class CQN(Agent):
         if config.atoms == 1:
             td = (at_codes(logits, codes) - target).square().mean()
             dominance = torch.zeros_like(td)
+            q = logits  # [L, B, D, N, 1]
         else:
             log_prob = logits.log_softmax(-1)
             td = -(target * at_codes(log_prob, codes)).sum(-1).mean()
-            cdf = log_prob.exp().cumsum(-1)
+            prob = log_prob.exp()
+            # A product, because the gradient of `cumsum` flips its tensor twice.
+            cdf = prob @ critic.up_to
             above = (at_codes(cdf, codes) - cdf).relu().sum(-1, keepdim=True)
             dominance = mean_of_demos(above, batch.is_demo)
-        q = critic.q(logits)[..., None]  # [L, B, D, N, 1]
+            q = (prob @ critic.atoms)[..., None]  # [L, B, D, N, 1]
         margin = mean_of_demos((config.margin - (at_codes(q, codes) - q)).relu(), batch.is_demo)
         demo = config.dominance_weight * dominance + margin
         total = config.td_weight * td + config.demo_weight * demo
@@ -306,8 +318,8 @@ def project(prob: Tensor, atoms: Tensor, reward: Tensor, discount: Tensor) -> Te
         reward, discount: [B].
     """
     shifted = (reward[:, None] + discount[:, None] * atoms).clamp(atoms[0], atoms[-1])  # [B, Z]
-    distance = (shifted[..., None] - atoms).abs() / (atoms[1] - atoms[0])
-    share = (1 - distance).clamp(min=0)  # [B, Z, Z]
+    # [B, Z, Z]: 1 less the distance in atoms, where that is positive. In place, as it is large.
+    share = (shifted[..., None] - atoms).abs_().mul_(-1 / (atoms[1] - atoms[0])).add_(1).clamp_(min=0)
     # One batched product over rows: broadcasting would copy a row's matrix for every level and dimension.
     return torch.einsum("lbdkz,bzy->lbdky", prob, share)
 
