@@ -32,7 +32,7 @@ from algos.autoregressive import (
 from rlzoo.agent import Agent, Learning, Update
 from rlzoo.nn.images import ObservationEncoder, augment, with_projection
 from rlzoo.nn.mlp import ACTIVATIONS, Activation, EnsembleMLP
-from rlzoo.nn.optim import adam, frozen_copy, polyak_update
+from rlzoo.nn.optim import Adam, frozen_copy, polyak_update
 from rlzoo.settings import NotNegative, Positive, Rate
 from rlzoo.types import Batch, Spaces
 
@@ -174,7 +174,7 @@ class ARSQ(Agent):
             (list(self.target_advantage.parameters()), list(self.advantage.parameters()), advantage_tau),
         ]
         trained = [*self.encoder.parameters(), *self.value.parameters(), *self.advantage.parameters()]
-        self.optimizers = {"networks": adam(trained, config.lr, config.weight_decay)}
+        self.optimizers = {"networks": Adam(trained, config.lr, config.weight_decay)}
 
     @torch.no_grad()
     def td_target(self, batch: Batch) -> Tensor:

@@ -20,7 +20,7 @@ from rlzoo.errors import UserError
 from rlzoo.nn.gaussian import GaussianPolicy
 from rlzoo.nn.images import ObservationEncoder, augment
 from rlzoo.nn.mlp import Activation
-from rlzoo.nn.optim import adam
+from rlzoo.nn.optim import Adam
 from rlzoo.settings import NotNegative, Positive, Range, Widths
 from rlzoo.types import Batch, Spaces
 
@@ -95,7 +95,7 @@ class BC(Agent):
         else:
             self.policy = AdvantageNetwork(size, spaces.action_dim, config, ensemble=1, projection=projection)
         self.to(device)
-        self.optimizers = {"policy": adam(self.parameters(), config.lr, config.weight_decay)}
+        self.optimizers = {"policy": Adam(self.parameters(), config.lr, config.weight_decay)}
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss of the rows to imitate, and what else to log."""

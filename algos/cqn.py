@@ -22,7 +22,7 @@ from algos.binning import Binning
 from rlzoo.agent import Agent, AgentConfig, Learning, Update
 from rlzoo.errors import UserError
 from rlzoo.nn.images import ObservationEncoder, Projection, augment
-from rlzoo.nn.optim import adam, frozen_copy, polyak_update
+from rlzoo.nn.optim import Adam, frozen_copy, polyak_update
 from rlzoo.settings import Count, Finite, NotNegative, Positive, Rate, Widths
 from rlzoo.types import Batch, Spaces
 
@@ -234,7 +234,7 @@ class CQN(Agent):
         self._online = list(self.critic.parameters())
         self._targets = list(self.target_critic.parameters())
         trained = [*self.encoder.parameters(), *self._online]
-        self.optimizers = {"critic": adam(trained, config.lr, config.weight_decay)}
+        self.optimizers = {"critic": Adam(trained, config.lr, config.weight_decay)}
 
     @torch.no_grad()
     def td_target(self, batch: Batch) -> Tensor:

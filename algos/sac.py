@@ -14,7 +14,7 @@ from rlzoo.agent import Agent, AgentConfig, Update
 from rlzoo.nn.gaussian import GaussianPolicy
 from rlzoo.nn.images import ObservationEncoder, augment, with_projection
 from rlzoo.nn.mlp import Activation, EnsembleMLP
-from rlzoo.nn.optim import adam, frozen_copy, polyak_update
+from rlzoo.nn.optim import Adam, frozen_copy, polyak_update
 from rlzoo.settings import Count, Finite, Positive, Range, Rate, Widths
 from rlzoo.types import Batch, Spaces
 
@@ -76,9 +76,9 @@ class SAC(Agent):
         self.log_temperature = nn.Parameter(torch.tensor(config.initial_temperature).log())
         self.to(device)
         self.optimizers = {
-            "critic": adam([*self.encoder.parameters(), *self.critic.parameters()], config.critic_lr),
-            "actor": adam(self.policy.parameters(), config.actor_lr),
-            "temperature": adam([self.log_temperature], config.temperature_lr),
+            "critic": Adam([*self.encoder.parameters(), *self.critic.parameters()], config.critic_lr),
+            "actor": Adam(self.policy.parameters(), config.actor_lr),
+            "temperature": Adam([self.log_temperature], config.temperature_lr),
         }
         self._online = list(self.critic.parameters())
         self._targets = list(self.target_critic.parameters())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rlzoo.agent import Agent, AgentConfig, Update
 from rlzoo.nn.images import ObservationEncoder, augment, with_projection
 from rlzoo.nn.mlp import Activation, EnsembleMLP
-from rlzoo.nn.optim import adam, frozen_copy, polyak_update
+from rlzoo.nn.optim import Adam, frozen_copy, polyak_update
 from rlzoo.settings import Count, NotNegative, Positive, Rate, Widths
 from rlzoo.types import Batch, Spaces
 
@@ -72,8 +72,8 @@ class TD3(Agent):
         self.target_policy = frozen_copy(self.policy)
         self.to(device)
         self.optimizers = {
-            "critic": adam([*self.encoder.parameters(), *self.critic.parameters()], config.critic_lr),
-            "actor": adam(self.policy.parameters(), config.actor_lr),
+            "critic": Adam([*self.encoder.parameters(), *self.critic.parameters()], config.critic_lr),
+            "actor": Adam(self.policy.parameters(), config.actor_lr),
         }
         self._online = [*self.critic.parameters(), *self.policy.parameters()]
         self._targets = [*self.target_critic.parameters(), *self.target_policy.parameters()]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
+from rlzoo.nn.optim import Adam
 from rlzoo.settings import Settings
 from rlzoo.types import Batch
 
@@ -72,7 +72,7 @@ class Agent(nn.Module):
     about: ClassVar[str]  # what it is and where it was published, one line for `--help`
     sees_images: ClassVar[bool] = True  # False: it is refused on tasks with images
 
-    optimizers: dict[str, torch.optim.Optimizer]
+    optimizers: dict[str, Adam]
 
     @abstractmethod
     def act(self, obs: dict[str, Tensor], *, deterministic: bool) -> Tensor:
@@ -89,11 +89,7 @@ class Agent(nn.Module):
 
     def minimize(self, name: str, loss: Tensor) -> None:
         """One step of optimiser `name` on `loss`; only that optimiser's parameters get a gradient."""
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
-        # With `inputs`, an actor's loss neither fills nor computes the gradients of the critics' weights.
-        loss.backward(inputs=optimizer.param_groups[0]["params"])  # type: ignore[no-untyped-call]
-        optimizer.step()
+        self.optimizers[name].minimize(loss)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The optimisers' states, which `state_dict` includes."""
@@ -104,8 +100,4 @@ class Agent(nn.Module):
         if set(state) != set(self.optimizers):
             raise ValueError(f"optimisers {sorted(state)} found, {sorted(self.optimizers)} expected")
         for name, optimizer in self.optimizers.items():
-            # Learning rates and how the step is carried out are this agent's; they may be of another device.
-            options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-            optimizer.load_state_dict(dict(state[name]))
-            for group, own in zip(optimizer.param_groups, options, strict=True):
-                group.update(own)
+            optimizer.load_state_dict(state[name])

@@ -191,7 +191,7 @@ def test_the_critics_alone_train_the_encoder(name: str, updates: int) -> None:
 def test_the_actor_s_optimiser_holds_no_encoder(name: str) -> None:
     agent = make(name)
     held = {
-        key: {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        key: {id(parameter) for parameter in optimizer.parameters}
         for key, optimizer in agent.optimizers.items()
     }
     encoder = {id(parameter) for parameter in agent.encoder.parameters()}  # type: ignore[union-attr]
