@@ -36,7 +36,7 @@ from rlzoo.capture import capture
 from rlzoo.errors import UserError
 from rlzoo.evaluate import policy_action
 from rlzoo.nn.images import augment
-from rlzoo.replay import ReplayBuffer, bytes_per_row, concatenate
+from rlzoo.replay import ReplayBuffer, bytes_per_row, empty_batch, map_batch
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import atomic_write
 from rlzoo.run.logger import Logger
@@ -209,10 +209,15 @@ def time_images(request: Request, name: str, device: torch.device, rate: float) 
     agent = AGENTS[name](spaces, config, device)
     buffers = [random_buffer(spaces, device, is_demo=is_demo) for is_demo in (True, False)]
 
-    def sample() -> Batch:
-        return concatenate(*(buffer.sample(request.batch_size // 2) for buffer in buffers))
+    batch = empty_batch(spaces, request.batch_size // 2 * 2, device)
 
-    batch = sample()
+    def sample() -> Batch:
+        half = request.batch_size // 2
+        for buffer, rows in zip(buffers, (slice(half), slice(half, 2 * half)), strict=True):
+            buffer.sample(half, map_batch(lambda tensor, rows=rows: tensor[rows], batch))
+        return batch
+
+    sample()
     single = {key: value[:1] for key, value in batch.obs.items()}
     capacity = experiment.train.buffer_capacity + experiment.train.join_capacity
     print(f"{name}: buffers of {capacity * bytes_per_row(spaces) / 1e9:.2f} GB at the protocol's size")

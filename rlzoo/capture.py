@@ -31,8 +31,9 @@ class CapturedUpdate:
     """An update replayed from a CUDA graph.
 
     The first calls run eagerly on a side stream: they are real updates on real batches, so capturing costs
-    no update and leaves no trace in the agent. All batches must have the shapes of the first. The metrics
-    are overwritten by the next call.
+    no update and leaves no trace in the agent. All batches must have the shapes of the first. One that is
+    handed over every time, filled anew, is read where it lies; others are copied. The metrics are overwritten
+    by the next call.
     """
 
     def __init__(self, update: Update) -> None:
@@ -47,12 +48,14 @@ class CapturedUpdate:
         """One update. Returns metrics as 0-d tensors on the device."""
         self.calls += 1
         if self.calls <= WARMUP_UPDATES:
+            self.batch = batch
             return self._warm_up(batch)
         if self.graph is None:
-            self._capture(batch)
+            self._capture(batch if batch is self.batch else map_batch(torch.clone, batch))
         assert self.graph is not None
         assert self.batch is not None
-        _copy_into(self.batch, batch)
+        if batch is not self.batch:
+            _copy_into(self.batch, batch)
         self.graph.replay()
         return self.metrics
 
@@ -67,7 +70,7 @@ class CapturedUpdate:
         return metrics
 
     def _capture(self, batch: Batch) -> None:
-        self.batch = map_batch(torch.clone, batch)
+        self.batch = batch
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.metrics = self.update(self.batch)

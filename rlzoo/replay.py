@@ -261,8 +261,10 @@ class ReplayBuffer:
 
     # --------------------------------------------------------------------------------------- sampling
 
-    def sample(self, batch_size: int) -> Batch:
+    def sample(self, batch_size: int, into: Batch | None = None) -> Batch:
         """`batch_size` transitions, uniformly and with replacement, on `device`.
+
+        With `into`, they are written into its tensors, `batch_size` rows on `device`, and it is returned.
 
         Raises:
             ValueError: if the buffer holds no complete transition.
@@ -273,11 +275,12 @@ class ReplayBuffer:
             self._count, (batch_size,), generator=self.generator, device=self.storage_device
         )
         first = self._starts_end - self._count
-        return self._gather(self._starts[(drawn + first) % len(self._starts)])
+        slot = self._starts[(drawn + first) % len(self._starts)]
+        return self._gather(slot, into)
 
-    def _gather(self, slot: Tensor) -> Batch:
+    def _gather(self, slot: Tensor, into: Batch | None = None) -> Batch:
         """The transitions that start at flat slots [B]."""
-        fields = self._fields
+        batch, fields = into or empty_batch(self.spaces, len(slot), self.device), self._fields
         reward = fields["reward"][slot]
         terminated, ended = fields["terminated"][slot], fields["ended"][slot]
         steps = torch.ones_like(slot)
@@ -292,18 +295,16 @@ class ReplayBuffer:
             steps = steps + going
         next_slot = (slot + steps * self.lanes) % len(self._starts)
         discount = torch.pow(self.discount, steps.to(torch.float32)) * ~terminated
-        batch = Batch(
-            obs=self._observe(slot),
-            action=fields["action"][slot],
-            reward=reward,
-            discount=discount,
-            next_obs=self._observe(next_slot),
-            is_demo=torch.full_like(reward, float(self.is_demo)),
-        )
-        return batch if self.storage_device == self.device else to_device(batch, self.device)
+        self._observe(slot, batch.obs)
+        self._observe(next_slot, batch.next_obs)
+        self._take(fields["action"], slot, batch.action)
+        batch.reward.copy_(reward, non_blocking=True)
+        batch.discount.copy_(discount, non_blocking=True)
+        batch.is_demo.fill_(float(self.is_demo))
+        return batch
 
-    def _observe(self, slot: Tensor) -> dict[str, Tensor]:
-        obs = {"state": self._fields["state"][slot]}
+    def _observe(self, slot: Tensor, obs: dict[str, Tensor]) -> None:
+        self._take(self._fields["state"], slot, obs["state"])
         if self.spaces.pixels is not None:
             stack = self.spaces.frame_stack
             back = torch.arange(stack - 1, -1, -1, device=slot.device, dtype=torch.int64)
@@ -314,8 +315,14 @@ class ReplayBuffer:
             views = torch.arange(self.spaces.pixels[0], device=slot.device)
             # One gather, in the order in which the stack lies: [B, V, F]
             index = frame[:, None] * len(views) + views[:, None]
-            obs["pixels"] = images.index_select(0, index.flatten()).view(len(slot), *self.spaces.pixels)
-        return obs
+            self._take(images, index.flatten(), obs["pixels"].view(-1, *images.shape[1:]))
+
+    def _take(self, stored: Tensor, index: Tensor, target: Tensor) -> None:
+        """Rows of the storage, gathered right where they are wanted; from host memory over to the device."""
+        if self.storage_device == self.device:
+            torch.index_select(stored, 0, index, out=target)
+        else:
+            target.copy_(stored.index_select(0, index), non_blocking=True)
 
     # --------------------------------------------------------------------------------------- episodes
 
@@ -433,14 +440,17 @@ def map_batch(function: Callable[..., Tensor], *batches: Batch) -> Batch:
     return Batch(*map(merge, zip(*batches, strict=True)))
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on another device."""
-    return map_batch(lambda tensor: tensor.to(device, non_blocking=True), batch)
+def empty_batch(spaces: Spaces, rows: int, device: torch.device) -> Batch:
+    """A batch to be filled by `ReplayBuffer.sample`."""
 
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(rows, *shape, dtype=dtype, device=device)
 
-def concatenate(*batches: Batch) -> Batch:
-    """The rows of the first batch, then those of the second, and so on."""
-    return map_batch(lambda *tensors: torch.cat(tensors), *batches)
+    def observations() -> dict[str, Tensor]:
+        pixels = {} if spaces.pixels is None else {"pixels": empty(*spaces.pixels, dtype=torch.uint8)}
+        return {"state": empty(spaces.state_dim), **pixels}
+
+    return Batch(observations(), empty(spaces.action_dim), empty(), empty(), observations(), empty())
 
 
 class FrameStacker:

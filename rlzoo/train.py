@@ -19,7 +19,7 @@ from rlzoo.agent import Agent
 from rlzoo.capture import Capture, capture
 from rlzoo.errors import UserError
 from rlzoo.evaluate import VIDEO_TAG, Evaluation, evaluate, policy_action
-from rlzoo.replay import FrameStacker, ReplayBuffer, concatenate
+from rlzoo.replay import FrameStacker, ReplayBuffer, empty_batch, map_batch
 from rlzoo.run.checkpoint import load_checkpoint, save_checkpoint
 from rlzoo.run.logger import Logger
 from rlzoo.run.progress import Progress
@@ -141,6 +141,7 @@ class Trainer:
         self.normalized_score, self.metadata = normalized_score, dict(metadata or {})
         self.cycle = [capture(update, device, config.capture) for update in agent.update_cycle()]
         self.demo_rows = round(config.batch_size * config.demo_fraction) if demos is not None else 0
+        self.batch: Batch | None = None  # what updates read, from the first one on
         self.metrics: dict[str, Tensor] = {}
         # For the metrics of each kind of update, the step at which they were first not finite, or NEVER.
         self.first_bad: dict[tuple[str, ...], Tensor] = {}
@@ -282,22 +283,25 @@ class Trainer:
             self._fail_not_finite(name, "not finite" if math.isfinite(value) else value, step)
 
     def _sample(self) -> Batch:
-        """A fixed number of demonstrations, and the rest from the replay buffer."""
+        """A fixed number of demonstrations, and the rest from the replay buffer, in the same tensors."""
         rows = self.config.batch_size
         demo_rows = self.demo_rows if len(self.replay) or self.demos is None else rows
         # Joined episodes have their share among the demonstrations by the number of transitions.
         demos, joined = len(self.demos or ()), len(self.joined or ())
         joined_rows = round(demo_rows * joined / max(demos + joined, 1))
-        parts = [
-            buffer.sample(count)
-            for buffer, count in (
-                (self.demos, demo_rows - joined_rows),
-                (self.joined, joined_rows),
-                (self.replay, rows - demo_rows),
-            )
-            if buffer is not None and count
-        ]
-        return parts[0] if len(parts) == 1 else concatenate(*parts)
+        if self.batch is None:
+            self.batch = empty_batch(self.task.spaces, rows, self.device)
+        start = 0
+        for buffer, count in (
+            (self.demos, demo_rows - joined_rows),
+            (self.joined, joined_rows),
+            (self.replay, rows - demo_rows),
+        ):
+            if buffer is not None and count:
+                part = slice(start, start + count)
+                buffer.sample(count, map_batch(lambda tensor, part=part: tensor[part], self.batch))
+                start += count
+        return self.batch
 
     def _join_demonstrations(self) -> None:
         """Copy the successful episodes whose final observation has just been recorded."""

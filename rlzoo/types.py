@@ -34,7 +34,10 @@ class Spaces:
 
 
 class Batch(NamedTuple):
-    """Transitions as an agent's update sees them: tensors on its device, B rows, B fixed for a run."""
+    """Transitions as an agent's update sees them: tensors on its device, B rows, B fixed for a run.
+
+    The loop fills the same tensors for every update: what is to outlive an update must be copied.
+    """
 
     obs: dict[str, Tensor]  # "state" f32 [B, S]; with images also "pixels" u8 [B, V, F*C, H, W]
     action: Tensor  # f32 [B, A] in [-1, 1]

@@ -13,7 +13,7 @@ from algos.arsq import ARSQ, ARSQConfig
 from envs.rlbench.protocol import ACTION_DIM, CAMERAS, FRAME_STACK, IMAGE_SIZE, TIME_LIMITS
 from experiments.presets import rlbench as presets
 from rlzoo.errors import UserError
-from rlzoo.replay import FrameStacker, ReplayBuffer, bytes_per_row, concatenate
+from rlzoo.replay import FrameStacker, ReplayBuffer, bytes_per_row, empty_batch, map_batch
 from rlzoo.types import Batch, Episode, Spaces
 
 CPU = torch.device("cpu")
@@ -378,7 +378,9 @@ def test_demonstrations_keep_their_share_of_a_batch() -> None:
     replay, demos = make(), ReplayBuffer(STATES, capacity=20, lanes=1, device=CPU, discount=0.5, is_demo=True)
     replay.add_episodes([episode(1, 8)])
     demos.add_episodes([episode(2, 8)])
-    batch = concatenate(demos.sample(3), replay.sample(5))
+    batch = empty_batch(STATES, 8, CPU)
+    demos.sample(3, map_batch(lambda tensor: tensor[:3], batch))
+    replay.sample(5, map_batch(lambda tensor: tensor[3:], batch))
     assert batch.is_demo.tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
     assert batch.obs["state"][:, 0].tolist() == [2, 2, 2, 1, 1, 1, 1, 1]
 

@@ -16,7 +16,7 @@ from algos.arsq import ARSQ, ARSQConfig
 from rlzoo.agent import Agent, Update
 from rlzoo.errors import UserError
 from rlzoo.evaluate import EVALUATION_TAGS, Evaluation
-from rlzoo.replay import ReplayBuffer
+from rlzoo.replay import ReplayBuffer, map_batch
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.logger import Logger
 from rlzoo.run.progress import Progress
@@ -89,7 +89,7 @@ class Counting(Agent):
         return (lambda batch: self._update("a", batch), lambda batch: self._update("b", batch))
 
     def _update(self, kind: str, batch: Batch) -> dict[str, Tensor]:
-        self.calls.append((kind, batch))
+        self.calls.append((kind, map_batch(torch.clone, batch)))  # the loop fills the same tensors anew
         poisoned = self.poison_at is not None and len(self.calls) >= self.poison_at
         poisoned = poisoned and (not self.passing or len(self.calls) == self.poison_at)
         with torch.no_grad():

@@ -116,8 +116,8 @@ class MultiViewEncoder(nn.Module):
 
 
 def _centered(pixels: Tensor) -> Tensor:
-    """u8 [B, C, H, W] -> f32 in [-0.5, 0.5], channels_last."""
-    return pixels.to(torch.float32, memory_format=torch.channels_last).div_(255).sub_(0.5)
+    """u8 [B, C, H, W] -> f32 in [-0.5, 0.5], channels_last; put into that order while they are bytes."""
+    return pixels.contiguous(memory_format=torch.channels_last).float().div_(255).sub_(0.5)
 
 
 def _cnn(channels: Sequence[int]) -> nn.Sequential:

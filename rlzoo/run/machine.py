@@ -45,15 +45,15 @@ def tune_cpu() -> None:
       probabilities and gradients of that size, on which a processor works many times slower. The flag is each
       thread's own, and PyTorch's threads inherit it when they start.
     - glibc keeps the memory that PyTorch frees, instead of returning it to the system. An update asks for the
-      same half-megabyte tensors over and over; returned and fetched anew, each comes back as hundreds of page
-      faults (470 in an update of DSAC-T, a tenth of its time).
+      same tensors over and over; returned and fetched anew, each comes back as hundreds of page faults (470
+      in an update of DSAC-T, a tenth of its time; with images most of the time that floats take to make).
     """
     torch.set_flush_denormal(True)
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(trim_threshold, 512 * 2**20)
-        libc.mallopt(mmap_threshold, 32 * 2**20)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(mmap_max, 0)
 
 
 def _or_none(probe: Callable[..., Any], *arguments: Any) -> Any:

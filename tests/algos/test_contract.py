@@ -13,7 +13,7 @@ from algos import AGENTS
 from rlzoo.agent import Agent
 from rlzoo.capture import capture
 from rlzoo.errors import UserError
-from rlzoo.replay import to_device
+from rlzoo.replay import map_batch
 from rlzoo.types import Batch, Spaces
 from tests.helpers.agent_checks import (
     CPU,
@@ -190,7 +190,7 @@ def test_captured_updates_equal_eager_ones_on_a_gpu(case: Case) -> None:
         torch.cuda.manual_seed(0)
         cycle = [capture(update, device, mode) for update in agent.update_cycle()]  # type: ignore[arg-type]
         for index in range(20):
-            cycle[index % len(cycle)](to_device(case.batch(seed=index), device))
+            cycle[index % len(cycle)](map_batch(lambda t: t.to(device), case.batch(seed=index)))
         states.append(agent.state_dict())
     for key, value in states[0].items():
         if isinstance(value, Tensor):
