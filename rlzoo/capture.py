@@ -1,19 +1,21 @@
-"""Turns an update into a CUDA graph: hundreds of small kernels started by one launch."""
+"""Turns updates and actions into CUDA graphs: hundreds of small kernels started by one launch."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from rlzoo.agent import Update
+from rlzoo.agent import Agent, Update
 from rlzoo.replay import map_batch
 from rlzoo.types import Batch
 
 # PyTorch asks for a few eager runs before a capture, so that lazy initialisation is behind it.
-WARMUP_UPDATES = 3
+WARMUP_CALLS = 3
 
 Capture = Literal["auto", "off"]
 
@@ -24,67 +26,73 @@ def capture(update: Update, device: torch.device, mode: Capture = "auto") -> Upd
     On the CPU the update is run eagerly: compiling the twin critics' forward and backward pass was seen to
     gain 8 % with one thread and to lose with two, and it needs a C++ compiler and half a minute to start.
     """
-    return CapturedUpdate(update) if device.type == "cuda" and mode == "auto" else update
+    return Captured(update) if device.type == "cuda" and mode == "auto" else update
 
 
-class CapturedUpdate:
-    """An update replayed from a CUDA graph.
+def capture_sampling(
+    agent: Agent, device: torch.device, mode: Capture = "auto"
+) -> Callable[[dict[str, Tensor]], Tensor]:
+    """The agent's sampled actions [N, A] for observations [N, ...], N always the same; as `capture` does."""
+    act = partial(agent.act, deterministic=False)
+    return Captured(act) if device.type == "cuda" and mode == "auto" else act
+
+
+class Captured:
+    """A function of a batch or of observations, replayed from a CUDA graph.
 
     The first calls run eagerly on a side stream: they are real updates on real batches, so capturing costs
-    no update and leaves no trace in the agent. All batches must have the shapes of the first. One that is
-    handed over every time, filled anew, is read where it lies; others are copied. The metrics are overwritten
+    no update and leaves no trace in the agent. All inputs must have the shapes of the first. One that is
+    handed over every time, filled anew, is read where it lies; others are copied. The result is overwritten
     by the next call.
     """
 
-    def __init__(self, update: Update) -> None:
-        self.update = update
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function = function
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.batch: Batch | None = None
-        self.metrics: dict[str, Tensor] = {}
+        self.inputs: Any = None
+        self.result: Any = None
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
-    def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """One update. Returns metrics as 0-d tensors on the device."""
+    def __call__(self, inputs: Any) -> Any:
+        """What the function returns: tensors on the device."""
         self.calls += 1
-        if self.calls <= WARMUP_UPDATES:
-            self.batch = batch
-            return self._warm_up(batch)
+        if self.calls <= WARMUP_CALLS:
+            self.inputs = inputs
+            return self._warm_up(inputs)
         if self.graph is None:
-            self._capture(batch if batch is self.batch else map_batch(torch.clone, batch))
+            self._capture(inputs if inputs is self.inputs else _cloned(inputs))
         assert self.graph is not None
-        assert self.batch is not None
-        if batch is not self.batch:
-            _copy_into(self.batch, batch)
+        if inputs is not self.inputs:
+            torch._foreach_copy_(_tensors(self.inputs), _tensors(inputs))
         self.graph.replay()
-        return self.metrics
+        return self.result
 
-    def _warm_up(self, batch: Batch) -> dict[str, Tensor]:
+    def _warm_up(self, inputs: Any) -> Any:
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream), warnings.catch_warnings():
             # Adam's step counter lives on the device for the capture to come; PyTorch advises against that
             # while it sees none.
             warnings.filterwarnings("ignore", ".*capturable", UserWarning)
-            metrics = self.update(batch)
+            result = self.function(inputs)
         torch.cuda.current_stream().wait_stream(self.stream)
-        return metrics
+        return result
 
-    def _capture(self, batch: Batch) -> None:
-        self.batch = batch
+    def _capture(self, inputs: Any) -> None:
+        self.inputs = inputs
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.metrics = self.update(self.batch)
+            self.result = self.function(inputs)
 
 
-def _copy_into(static: Batch, batch: Batch) -> None:
-    """All tensors in one call; a captured update reads those of `static`."""
-    targets: list[Tensor] = []
-    sources: list[Tensor] = []
+def _tensors(inputs: Batch | dict[str, Tensor]) -> list[Tensor]:
+    """All tensors of a batch or of observations, always in the same order."""
+    if isinstance(inputs, dict):
+        return list(inputs.values())
+    return [tensor for part in inputs for tensor in (part.values() if isinstance(part, dict) else (part,))]
 
-    def collect(target: Tensor, source: Tensor) -> Tensor:
-        targets.append(target)
-        sources.append(source)
-        return target
 
-    map_batch(collect, static, batch)
-    torch._foreach_copy_(targets, sources)
+def _cloned(inputs: Batch | dict[str, Tensor]) -> Batch | dict[str, Tensor]:
+    if isinstance(inputs, dict):
+        return {name: tensor.clone() for name, tensor in inputs.items()}
+    return map_batch(torch.clone, inputs)

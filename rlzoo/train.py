@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from rlzoo.agent import Agent
-from rlzoo.capture import Capture, capture
+from rlzoo.capture import Capture, capture, capture_sampling
 from rlzoo.errors import UserError
-from rlzoo.evaluate import VIDEO_TAG, Evaluation, evaluate, policy_action
+from rlzoo.evaluate import VIDEO_TAG, Evaluation, evaluate
 from rlzoo.replay import FrameStacker, ReplayBuffer, empty_batch, map_batch
 from rlzoo.run.checkpoint import load_checkpoint, save_checkpoint
 from rlzoo.run.logger import Logger
@@ -140,6 +140,7 @@ class Trainer:
         self.device, self.seed, self.film = device, seed, film
         self.normalized_score, self.metadata = normalized_score, dict(metadata or {})
         self.cycle = [capture(update, device, config.capture) for update in agent.update_cycle()]
+        self.sample_action = capture_sampling(agent, device, config.capture)
         self.demo_rows = round(config.batch_size * config.demo_fraction) if demos is not None else 0
         self.batch: Batch | None = None  # what updates read, from the first one on
         self.metrics: dict[str, Tensor] = {}
@@ -251,7 +252,8 @@ class Trainer:
             size = (self.task.num_envs, self.task.spaces.action_dim)
             action: FloatArray = (torch.rand(size, generator=self.warmup_generator) * 2 - 1).numpy()
             return action
-        return policy_action(self.agent, obs, self.device, deterministic=False)
+        tensors = {name: torch.from_numpy(value).to(self.device) for name, value in obs.items()}
+        return self.sample_action(tensors).cpu().numpy()
 
     def _updates_due(self) -> int:
         due = int(max(0, self.counters.env_steps - self.config.warmup_steps) * self.config.utd)

@@ -1,5 +1,6 @@
 """The loop: what it steps, when it updates, how it stops and goes on."""
 
+import collections
 import csv
 import dataclasses
 import signal
@@ -13,6 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from algos.arsq import ARSQ, ARSQConfig
+from algos.sac import SAC, SACConfig
+from envs.gym import make as gym_tasks
 from rlzoo.agent import Agent, Update
 from rlzoo.errors import UserError
 from rlzoo.evaluate import EVALUATION_TAGS, Evaluation
@@ -645,3 +648,38 @@ def test_a_checkpoint_of_another_shape_is_refused() -> None:
 def test_settings_out_of_range_are_refused(field: str, value: float) -> None:
     with pytest.raises(UserError, match="--" + field.replace("_", "-")):
         dataclasses.replace(CONFIG, **{field: value})
+
+
+def test_nothing_but_actions_comes_back_from_the_device_between_two_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU whatever reads a tensor's value waits for all that was asked of it before."""
+    task = gym_tasks.make("Pendulum-v1", 2)
+    spaces = task.spaces
+    torch.manual_seed(0)
+    agent = SAC(spaces, SACConfig(hidden=(8,)), CPU)
+    config = dataclasses.replace(
+        CONFIG, num_envs=2, warmup_steps=4, utd=1.0, log_every=10**9, eval_every=10**9
+    )
+    buffer = ReplayBuffer(spaces, capacity=1000, lanes=2, device=CPU, discount=0.99)
+    trainer = Trainer(agent, task, task, config, replay=buffer, device=CPU, seed=0)
+    with Logger(tmp_path) as logger, Progress(1, "") as progress:
+        trainer.logger, trainer.progress, trainer.run_dir = logger, progress, tmp_path
+        trainer.start_clock()
+        for _ in range(5):
+            trainer._iterate()
+        read: collections.Counter[str] = collections.Counter()
+        for name in ("cpu", "numpy", "item", "tolist", "__bool__", "__float__", "__int__", "__index__"):
+            original = getattr(torch.Tensor, name)
+
+            def counted(*arguments: Any, name: str = name, original: Any = original) -> Any:
+                read[name] += 1
+                return original(*arguments)
+
+            monkeypatch.setattr(torch.Tensor, name, counted)
+        for _ in range(20):
+            trainer._iterate()
+            trainer._after_step()
+        monkeypatch.undo()
+    assert trainer.counters.online_updates >= 40
+    assert read == {"cpu": 20, "numpy": 20}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from algos import AGENTS
 from rlzoo.agent import Agent
-from rlzoo.capture import capture
+from rlzoo.capture import capture, capture_sampling
 from rlzoo.errors import UserError
 from rlzoo.replay import map_batch
 from rlzoo.types import Batch, Spaces
@@ -195,3 +195,16 @@ def test_captured_updates_equal_eager_ones_on_a_gpu(case: Case) -> None:
     for key, value in states[0].items():
         if isinstance(value, Tensor):
             torch.testing.assert_close(value, states[1][key], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_captured_actions_are_new_draws_from_the_newest_policy_on_a_gpu(case: Case) -> None:
+    device = torch.device("cuda")
+    agent = case.make(device=device)
+    act = capture_sampling(agent, device)
+    obs = {name: value.to(device) for name, value in case.batch(seed=0).obs.items()}
+    drawn = [act(obs).clone() for _ in range(8)]
+    assert all(float(action.abs().max()) <= 1 for action in drawn)
+    if case.name.startswith(("arsq", "dsac", "sac")):  # draws, not a greedy action with noise that is cut
+        assert not torch.equal(drawn[-1], drawn[-2])

@@ -529,19 +529,6 @@ def test_a_resumed_run_keeps_its_settings(tmp_path: Path) -> None:
         main(MujocoSuite, ["--resume", str(run_dir)])
 
 
-def test_benchmark_writes_its_timings(tmp_path: Path) -> None:
-    output = tmp_path / "deep" / "timings.json"
-    command = [sys.executable, "experiments/benchmark.py", "--agents", "sac", "--num-envs", "2"]
-    command += ["--hidden", "16", "--batch-size", "16", "--repeats", "5", "--iterations", "30"]
-    result = subprocess.run([*command, "--output", str(output)], cwd=ROOT, text=True, capture_output=True)
-    assert result.returncode == 0, result.stderr
-    content = json.loads(output.read_text())
-    timings = content["timings"]["sac"]
-    assert set(timings) == {"update", "floor", "sample", "act", "environment", "iteration"}
-    assert all(value > 0 for value in timings.values())
-    assert content["hardware"]["cores"] >= 1
-
-
 def test_quickstart_ends_with_the_data_and_both_agents_in_one_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

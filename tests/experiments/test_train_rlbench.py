@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from envs.gym.rendering import rendering_backend
 from envs.panda import demonstrations as panda_demos
 from envs.rlbench import simulator as rlbench_simulator
 from envs.rlbench.write import write_rlbench
-from experiments import benchmark
 from experiments.runner.experiment import complete, default_experiment
 from experiments.runner.launch import main
 from experiments.train_rlbench import RLBenchSuite
@@ -215,28 +213,6 @@ def test_demonstrations_come_from_a_folder_in_rlbenchs_layout(
         train("bc", tmp_path, "--observations", "state", "--dataset", str(tmp_path / "data"), "--demos", "5")
     with pytest.raises(UserError, match="front"):  # no images were recorded
         train("bc", tmp_path, "--dataset", str(tmp_path / "data"))
-
-
-def test_the_benchmark_writes_its_timings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needs_rendering()
-    output = tmp_path / "timings.json"
-    flags = ["--images", "--agents", "arsq", "--batch-size", "4", "--repeats", "2", "--views", "1"]
-    flags += [
-        "--image-size",
-        "16",
-        "--encoder-channels",
-        "2",
-        "2",
-        "--device",
-        "cpu",
-        "--output",
-        str(output),
-    ]
-    monkeypatch.setattr("sys.argv", ["benchmark.py", *flags])
-    assert benchmark.main() == 0
-    timings = json.loads(output.read_text())["timings"]["arsq"]
-    assert {"environment", "environment, 1 cameras", "sample", "act", "update", "floor"} <= set(timings)
-    assert all(value > 0 for value in timings.values())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import benchmark
+from experiments.benchmark import Measured, refuse_if_busy
+from rlzoo.errors import UserError
+
+QUICK = ["--device", "cpu", "--updates", "2", "--repeats", "2", "--iterations", "10", "--batch-size", "8"]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmark.py", *QUICK, *flags])
+    assert benchmark.main() == 0
+
+
+@pytest.fixture
+def without_start_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "time_start_up", lambda: 1.0)
+
+
+@pytest.mark.usefixtures("without_start_up")
+def test_timings_become_a_file_and_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One agent of each kind: on recorded data with one environment, and on 20 without."""
+    output, page = tmp_path / "deep" / "timings.json", tmp_path / "page.md"
+    agents = ("--agents", "arsq", "sac", "--presets", "small")
+    run(monkeypatch, *agents, "--anyway", "--output", str(output), "--page", str(page))
+    content = json.loads(output.read_text())
+    for agent, lanes in (("arsq", 1), ("sac", 20)):
+        row = content["timings"][agent]["small"]
+        assert row["lanes"] == lanes
+        parts = {
+            "update",
+            "floor",
+            "sample",
+            "act",
+            "act 1",
+            "act 10",
+            "act 100",
+            "environments",
+            "loop",
+            "iteration",
+        }
+        assert {part for part, value in row.items() if isinstance(value, list)} == parts
+        assert all(row[part][0] > 0 for part in parts)
+        assert row["iteration"][0] > row["loop"][0]
+    assert content["hardware"]["cores"] >= 1
+    text = page.read_text()
+    assert "| arsq | small | 8 | 1 |" in text
+    assert (output.parent / "timings-iteration.png").stat().st_size > 1000
+    assert "deep/timings-iteration.png" in text
+
+
+@pytest.mark.usefixtures("without_start_up")
+def test_agents_that_see_images_are_timed_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "timings.json"
+    from tests.experiments.test_train_rlbench import needs_rendering
+
+    needs_rendering()
+    flags = ("--images", "--agents", "bc", "--presets", "small", "--anyway", "--output", str(output))
+    run(monkeypatch, *flags)
+    row = json.loads(output.read_text())["timings"]["bc"]["small"]
+    assert {
+        "update",
+        "floor",
+        "encoder",
+        "augment",
+        "sample",
+        "environments",
+        "environments, 2 cameras",
+    } <= set(row)
+
+
+def test_nothing_is_quoted_of_a_busy_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "busy_share", lambda: 0.43)
+    output = tmp_path / "timings.json"
+    with pytest.raises(UserError, match=r"others use 43% of the cores.*--anyway"):
+        run(monkeypatch, "--agents", "sac", "--output", str(output))
+    assert not output.exists()
+    steady, wide = Measured(5.0, 0.1), Measured(5.0, 0.6)
+    refuse_if_busy(0.02, {"sac": {"small": {"update": steady, "iteration": steady}}})
+    with pytest.raises(UserError, match="sac small iteration by 60%"):
+        refuse_if_busy(0.02, {"sac": {"small": {"update": steady, "iteration": wide}}})
+
+
+def test_two_files_are_compared_part_by_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, update in (("before", 8.0), ("after", 2.0)):
+        timings = {"sac": {"small": {"update": [update, 0.1], "lanes": 1}}}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"timings": timings}))
+    run(monkeypatch, "--compare", str(tmp_path / "before.json"), str(tmp_path / "after.json"))
+    assert "4.00" in capsys.readouterr().out
+    (tmp_path / "after.json").write_text("[]")
+    with pytest.raises(UserError, match="two JSON files of this benchmark"):
+        run(monkeypatch, "--compare", str(tmp_path / "before.json"), str(tmp_path / "after.json"))
+
+
+def test_what_others_use_of_the_machine_is_a_share() -> None:
+    assert 0 <= benchmark.busy_share() <= 1
