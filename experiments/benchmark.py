@@ -160,7 +160,7 @@ def busy_share() -> float:
 def trainer_of(request: Request, name: str, preset: str, device: torch.device) -> Iterator[Trainer]:
     """A trainer as a run has it, its loop begun, `request.updates` updates old."""
     suite = D4RLSuite() if name in WITH_DATA else MujocoSuite()
-    task = "hopper-expert-v2" if name in WITH_DATA else "HalfCheetah-v5"
+    task = "hopper-medium-v2" if name in WITH_DATA else "HalfCheetah-v5"
     experiment = default_experiment(suite, name, task, preset)
     train = experiment.train
     pace = {"warmup_steps": min(train.warmup_steps, 100 * train.num_envs), "steps": 10**9, "eval_episodes": 1}
