@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "train an agent: rlzoo train SUITE AGENT [flags]",
     "evaluate": "play the agent of a run, as a table, a CSV file or a film",
     "compare": "gather runs into curves, a table and plots",
+    "sweep": "many runs: every combination of agents and values, or a search for settings",
     "make-dataset": "record datasets of D4RL's kinds from finished runs",
     "benchmark": "time the agents and their parts",
     "quickstart": "ARSQ and behavioural cloning from a few demonstrations, in a few minutes",

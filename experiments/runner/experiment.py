@@ -31,16 +31,20 @@ class Request(NamedTuple):
         agent: its name in `algos.AGENTS`.
         asked: the settings as the flags, the preset and an earlier run give them.
         resume: the folder of the run to go on with; None for a new run.
+        run_dir: the folder for a new run; None: one of its own below ``--runs-dir``.
     """
 
     suite: Suite
     agent: str
     asked: Experiment[Any, Any]
     resume: Path | None = None
+    run_dir: Path | None = None
 
 
 def parse(suite_type: type[Suite], arguments: Sequence[str], prog: str) -> Request:
     """A command line of a training script: `AGENT [flags]` or `--resume RUN_DIR [flags]`.
+
+    `AGENT --run-dir RUN_DIR [flags]` is the former where the folder holds no run yet, and else the latter.
 
     Raises:
         UserError: an unknown agent, task, preset or flag, or a value that is none.
@@ -48,7 +52,11 @@ def parse(suite_type: type[Suite], arguments: Sequence[str], prog: str) -> Reque
     suite = suite_type(arguments)
     early = EarlyParser()
     early.add_argument("--resume", type=Path)
+    early.add_argument("--run-dir", type=Path)
     named, rest = early.parse_known_args(arguments)
+    run_dir = named.run_dir
+    if run_dir is not None and (run_dir / CONFIG_FILE).exists():
+        named.resume = run_dir
     agent, flags = (rest[0], rest[1:]) if rest and not rest[0].startswith("-") else (None, rest)
     if agent is not None and agent not in AGENTS:
         near = difflib.get_close_matches(agent, AGENTS, n=1)
@@ -79,7 +87,7 @@ def parse(suite_type: type[Suite], arguments: Sequence[str], prog: str) -> Reque
     )
     if named.config is not None:  # goes over any preset
         asked = dataclasses.replace(asked, preset=default.preset)
-    return Request(suite, agent, asked)
+    return Request(suite, agent, asked, run_dir=run_dir)
 
 
 def default_experiment(suite: Suite, agent: str, task: str, preset: str = "paper") -> Experiment[Any, Any]:

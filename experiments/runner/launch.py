@@ -27,7 +27,16 @@ from rlzoo.data.scaling import Scaling
 from rlzoo.errors import UserError
 from rlzoo.evaluate import EVALUATION_TAGS
 from rlzoo.run.checkpoint import load_checkpoint
-from rlzoo.run.folder import PROJECT, create_run_dir, flatten_config, lock_run, plain, write_run_info
+from rlzoo.run.files import errors_named
+from rlzoo.run.folder import (
+    PROJECT,
+    create_run_dir,
+    finish_run_info,
+    flatten_config,
+    lock_run,
+    plain,
+    write_run_info,
+)
 from rlzoo.run.logger import Logger
 from rlzoo.run.machine import tune_cpu
 from rlzoo.run.progress import Progress, evaluation_table, tensorboard_hint
@@ -57,6 +66,7 @@ def usage(suite_type: type[Suite], prog: str) -> str:
         sys.modules[suite_type.__module__].__doc__ or "",
         f"{prog} AGENT [flags]              trains; AGENT --task TASK --help lists flags and defaults",
         f"{prog} --resume RUN_DIR [flags]   goes on with an earlier run",
+        f"{prog} AGENT --run-dir RUN_DIR    trains in that folder, or goes on with the run in it",
         f"{prog} AGENT --task list          lists the tasks\n",
         *(f"{name:<8} {agent.about}" for name, agent in AGENTS.items()),
         f"\npresets: {', '.join(suite_type.presets)}",
@@ -70,14 +80,17 @@ def run(request: Request) -> tuple[int, Path]:
     Returns:
         The exit code (128 + signal if a signal stopped it) and the run folder.
     """
-    suite, agent_name, asked, resume = request
+    suite, agent_name, asked, resume, run_dir = request
     tune_cpu()
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal(at_once=True))
         checkpoint = None
         if resume is not None:
             stack.enter_context(lock_run(resume))
-            checkpoint = load_latest(resume, agent_name, asked.task)
+            if (resume / "checkpoints" / CHECKPOINT).exists():
+                checkpoint = load_latest(resume, agent_name, asked.task)
+            else:
+                print(f"{resume} has no checkpoint yet: the run starts from the beginning")
         experiment = complete(suite, asked)
         device = torch.device(experiment.device)
         if device.type == "cuda":
@@ -90,9 +103,12 @@ def run(request: Request) -> tuple[int, Path]:
         if resume is None:
             for line in warnings:
                 print(f"warning: {line}")
-            run_dir = create_run_dir(
-                experiment.runs_dir, suite.folder, experiment.task, agent_name, experiment.seed
-            )
+            if run_dir is None:
+                run_dir = create_run_dir(
+                    experiment.runs_dir, suite.folder, experiment.task, agent_name, experiment.seed
+                )
+            with errors_named(run_dir):
+                run_dir.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock_run(run_dir))
         else:
             run_dir = resume
@@ -252,7 +268,7 @@ def train(
     request: Request, experiment: Experiment[Any, Any], trainer: Trainer, run_dir: Path, stop: StopSignal
 ) -> None:
     """Train to the end or to the first signal, and say what came of it."""
-    suite, agent_name, asked, resume = request
+    suite, agent_name, asked, resume, _ = request
     counters = trainer.counters
     config = {"suite": suite.name, "agent_name": agent_name, **plain(asked)}
     content = {**config, "resolved": differing(asked, experiment)}
@@ -271,7 +287,9 @@ def train(
             start_updates=counters.updates,
         ) as progress,
     ):
-        logger.hparams(flatten_config(config))
+        # "agent" comes before "agent.lr": TensorBoard sorts its columns by name.
+        settings = {"agent": agent_name, **flatten_config({**config, "agent_name": None})}
+        logger.hparams(settings)
         progress.note(f"run folder {run_dir}")
         progress.note(f"replay buffer {trainer.replay.describe()}; training on {trainer.device}")
         stop.defer()
@@ -279,7 +297,9 @@ def train(
         if trainer.evaluations and not stop.requested:
             last = trainer.evaluations[-1]
             metrics = {"eval/return": last["eval/return"], "eval/best_return": counters.best_return}
-            logger.hparams(flatten_config(config), metrics)
+            logger.hparams(settings, metrics)
+    if not stop.requested:
+        finish_run_info(run_dir)
     if trainer.evaluations:
         Console().print(evaluation_table(trainer.evaluations))
         if suite.remark:

@@ -71,7 +71,7 @@ def write_run_info(run_dir: Path, *, arguments: list[str], config: Mapping[str, 
     ``run.json`` holds the command (`arguments` are `sys.argv`), time, commit, versions and hardware of the
     first start. Its ``sessions`` has an entry for every start, the first included: time, environment step,
     command and commit, and the versions and hardware where they differ from the first start's. What cannot
-    be found out is null.
+    be found out is null. ``finished``, the time at which `finish_run_info` was called, is taken away.
     """
     atomic_write(run_dir / CONFIG_FILE, yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
     script = Path(arguments[0])
@@ -87,7 +87,19 @@ def write_run_info(run_dir: Path, *, arguments: list[str], config: Mapping[str, 
     changed = {key: info[key] for key in ("versions", "hardware") if info[key] != run.get(key)}
     session = {"started": info["started"], "step": step, "command": info["command"], "git": info["git"]}
     run["sessions"].append({**session, **changed})
-    atomic_write(run_dir / INFO_FILE, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
+    run.pop("finished", None)
+    _write_info(run_dir, run)
+
+
+def finish_run_info(run_dir: Path) -> None:
+    """Note in ``run.json`` that the run has come to its end."""
+    run = _read_info(run_dir / INFO_FILE) or {"sessions": []}
+    _write_info(run_dir, {**run, "finished": datetime.now(UTC).isoformat(timespec="seconds")})
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Whether the run in this folder has come to its end; False where there is none."""
+    return "finished" in (_read_info(run_dir / INFO_FILE) or {})
 
 
 def plain(value: Any) -> Any:
@@ -113,6 +125,10 @@ def flatten_config(config: Mapping[str, Any]) -> dict[str, bool | int | float | 
         elif value is not None:
             flat[key] = str(value) if isinstance(value, list) else value
     return flat
+
+
+def _write_info(run_dir: Path, info: Mapping[str, Any]) -> None:
+    atomic_write(run_dir / INFO_FILE, json.dumps(info, indent=2, ensure_ascii=False) + "\n")
 
 
 def _read_info(path: Path) -> dict[str, Any] | None:

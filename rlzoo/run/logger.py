@@ -16,6 +16,7 @@ from typing import Any
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
@@ -25,6 +26,7 @@ from rlzoo.run.video import Gif
 METRICS_FILE = "metrics.csv"
 _HEADER = "step,tag,value\n"
 _EVENTS_PREFIX = "events.out.tfevents."
+_PAGE_METRICS = ("eval/return", "eval/best_return", "eval/normalized_score", "eval/success")
 
 
 class Logger:
@@ -197,3 +199,33 @@ def _truncate_events(run_dir: Path, step: int, drop_tags: Collection[str]) -> No
             size += len(record) + 16  # a record has 12 bytes (length, checksum) before its data and 4 after
         with errors_named(path):
             os.truncate(path, size)
+
+
+def write_hparams_page(folder: Path, settings: Mapping[str, object], first: Collection[str]) -> None:
+    """Make TensorBoard's hparams tab begin with chosen settings and the return, for the runs in `folder`.
+
+    It shows settings that differ, by name, before all others; without this it would find out by itself which
+    do and list the metrics by the alphabet.
+
+    Args:
+        folder: what TensorBoard is opened on; the runs' folders lie in it. Its earlier page is replaced.
+        settings: a value for each column, of the runs together, as in `Logger.hparams`.
+        first: the names of those to begin with.
+    """
+    columns = []
+    for name, value in settings.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        kind = api_pb2.DATA_TYPE_FLOAT64 if is_number else api_pb2.DATA_TYPE_STRING
+        # No domain: TensorBoard would hide every run whose value is not in it.
+        columns.append(api_pb2.HParamInfo(name=name, type=kind, differs=name in first))
+    metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in _PAGE_METRICS]
+    page = api_pb2.Experiment(hparam_infos=columns, metric_infos=metrics, time_created_secs=time.time())
+    about = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(experiment=page))
+    summary = Summary(value=[Summary.Value(tag=metadata.EXPERIMENT_TAG, metadata=about)])
+    with errors_named(folder):
+        for path in folder.glob(f"{_EVENTS_PREFIX}*"):
+            path.unlink()
+        with (folder / f"{_EVENTS_PREFIX}{int(time.time()):010d}.0000").open("wb") as file:
+            events = RecordWriter(file)
+            events.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+            events.write(Event(wall_time=time.time(), summary=summary).SerializeToString())

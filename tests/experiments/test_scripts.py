@@ -39,7 +39,7 @@ from rlzoo.data.load import load_episodes
 from rlzoo.data.write import write_d4rl
 from rlzoo.errors import UserError
 from rlzoo.run.checkpoint import load_checkpoint
-from rlzoo.run.folder import lock_run
+from rlzoo.run.folder import is_finished, lock_run
 from rlzoo.seeding import EVALUATION, derived_seed
 from rlzoo.train import TrainConfig
 from rlzoo.types import Episode, Spaces
@@ -106,6 +106,28 @@ def test_resume_continues_exactly(agent: str, tmp_path: Path) -> None:
             assert torch.equal(value, other[key]), key
     assert torch.equal(states[0]["replay"]["fields"]["state"], states[1]["replay"]["fields"]["state"])
     assert len(json.loads((resumed / "run.json").read_text())["sessions"]) == 2
+
+
+def test_run_dir_holds_a_new_run_and_then_that_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Begun, killed before any checkpoint, resumed, finished: one command, and the same numbers."""
+    straight = run_in_process("sac", tmp_path / "a", "--steps", "120")
+    flags = ["sac", "--task", "Reacher-v5", *SHORT, "--run-dir", str(tmp_path / "b" / "c")]
+    assert main(MujocoSuite, [*flags, "--steps", "60"]) == 0
+    run_dir = tmp_path / "b" / "c"
+    assert is_finished(run_dir)
+    (run_dir / "checkpoints" / "latest.pt").unlink()
+    assert main(MujocoSuite, [*flags, "--steps", "60"]) == 0
+    assert "no checkpoint yet: the run starts from the beginning" in capsys.readouterr().out
+    torch.manual_seed(5)
+    assert main(MujocoSuite, [*flags, "--steps", "120"]) == 0
+    assert rows(run_dir) == rows(straight)
+    assert [path.parent for path in (tmp_path / "b").rglob("run.json")] == [run_dir]
+    with pytest.raises(UserError, match="--seed cannot change"):
+        main(MujocoSuite, [*flags, "--steps", "120", "--seed", "2"])
+    with pytest.raises(UserError, match="is a run of sac, not of td3"):
+        main(MujocoSuite, ["td3", *flags[1:]])
 
 
 @pytest.fixture

@@ -15,7 +15,15 @@ import yaml
 
 from rlzoo.errors import UserError
 from rlzoo.run import machine
-from rlzoo.run.folder import PROJECT, create_run_dir, flatten_config, plain, write_run_info
+from rlzoo.run.folder import (
+    PROJECT,
+    create_run_dir,
+    finish_run_info,
+    flatten_config,
+    is_finished,
+    plain,
+    write_run_info,
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,19 @@ def test_resuming_adds_a_session_and_what_has_changed(
     assert info["sessions"][1]["hardware"] == {"cpu": "another"}
     assert "versions" not in info["sessions"][1]
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {"seed": 2}
+
+
+def test_a_run_is_finished_until_it_is_gone_on_with(tmp_path: Path) -> None:
+    assert not is_finished(tmp_path)
+    write_run_info(tmp_path, arguments=["a.py"], config={})
+    assert not is_finished(tmp_path)
+    finish_run_info(tmp_path)
+    assert is_finished(tmp_path)
+    assert info_of(tmp_path)["command"] == "python a.py"
+    write_run_info(tmp_path, arguments=["a.py", "--resume"], config={}, step=5)
+    assert not is_finished(tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    assert not is_finished(tmp_path)
 
 
 @pytest.mark.parametrize("damaged", ["", "{", "[]", "{}", '{"sessions": 1}'])

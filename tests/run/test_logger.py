@@ -11,12 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment, list_session_groups
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from rlzoo.errors import UserError
 from rlzoo.run.folder import PROJECT
-from rlzoo.run.logger import Logger
+from rlzoo.run.logger import Logger, write_hparams_page
 from rlzoo.run.video import Gif
 
 TAG = "eval/return"
@@ -264,3 +269,33 @@ def test_file_in_place_of_the_run_dir(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write .*file"):
         Logger(tmp_path / "file")
+
+
+def page_of(folder: Path) -> tuple[list[str], list[str], dict[str, dict[str, object]]]:
+    """What TensorBoard's hparams tab shows: columns and metrics in their order, and each run's metrics."""
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(folder)).Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(folder))
+    backend, request = backend_context.Context(TBContext(data_provider=provider)), RequestContext()
+    asked = api_pb2.GetExperimentRequest()
+    page = get_experiment.Handler(request, backend, "", asked).run()
+    every = api_pb2.ListSessionGroupsRequest(slice_size=100, allowed_statuses=[0, 1, 2, 3])
+    groups = list_session_groups.Handler(request, backend, "", every).run().session_groups
+    runs = {group.name: {one.name.tag: one.value for one in group.metric_values} for group in groups}
+    return [one.name for one in page.hparam_infos], [one.name.tag for one in page.metric_infos], runs
+
+
+def test_the_page_of_a_sweep_begins_with_what_is_swept_and_hides_no_run(tmp_path: Path) -> None:
+    settings = {"agent": "sac", "agent.bins": 3, "agent.lr": 0.1, "seed": 1}
+    for agent, own in (("sac", "agent.tau"), ("bc", "agent.greedy")):
+        (tmp_path / f"{agent}-s1").mkdir()
+        with Logger(tmp_path / f"{agent}-s1") as logger:
+            logger.hparams({**settings, "agent": agent, own: 0.5})
+            logger.log(10, {"eval/a": 0.0, TAG: 5.0})
+            logger.hparams(settings, {TAG: 5.0, "eval/best_return": 7.0})
+    write_hparams_page(tmp_path, {**settings, "agent.tau": 0.5}, first={"agent", "seed"})
+    every = {**settings, "agent.tau": 0.5, "agent.greedy": 0.5}
+    write_hparams_page(tmp_path, every, first={"agent", "agent.lr"})
+    columns, metrics, runs = page_of(tmp_path)
+    assert columns == ["agent", "agent.lr", "agent.bins", "agent.greedy", "agent.tau", "seed"]
+    assert metrics[:2] == [TAG, "eval/best_return"]
+    assert {name: values[TAG] for name, values in runs.items()} == {"sac-s1": 5.0, "bc-s1": 5.0}

@@ -1,0 +1,394 @@
+"""Where the runs of a sweep take place: on this machine, in Slurm's queue, or on a Ray cluster.
+
+A launcher has a number of `slots`, submits jobs, says whether one is still at work, and stops one with a
+single signal, on which a run writes a checkpoint and ends. Whether it has come to its end, its folder says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import importlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from rlzoo.errors import UserError
+from rlzoo.run.files import atomic_write, errors_named
+
+LOG_FILE = "output.log"  # what a run prints, in its folder
+HANDLE_FILE = "job.json"  # by what name Slurm knows a run, in its folder
+# Runs side by side are fastest with one thread each.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+
+@dataclasses.dataclass(eq=False)
+class Job:
+    """One run of a sweep, and how it stands.
+
+    Attributes:
+        name: of its folder.
+        run_dir: the folder.
+        command: starts the run, or goes on with it where its folder holds one.
+        steps: at its end; 0 where unknown.
+        state: "queued", "running", "done", "failed", or "stopped" for good (pruned).
+        tries: how often in a row it ended too early without having written a checkpoint.
+        error: the last line of one that failed.
+        checkpoint: when it had last written one, before it was started.
+    """
+
+    name: str
+    run_dir: Path
+    command: list[str]
+    steps: int = 0
+    state: str = "queued"
+    tries: int = 0
+    error: str = ""
+    checkpoint: float = 0.0
+
+    @property
+    def log(self) -> Path:
+        """What the run prints."""
+        return self.run_dir / LOG_FILE
+
+
+class Launcher(Protocol):
+    """What the parent of a sweep asks of a launcher.
+
+    Attributes:
+        slots: how many jobs to have submitted at a time.
+        period: seconds between two looks at the jobs.
+        outlives: whether jobs go on when the parent is interrupted.
+    """
+
+    slots: int
+    period: float
+    outlives: bool
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Start jobs."""
+
+    def attach(self, job: Job) -> bool:
+        """Take over a job that an earlier parent submitted; False where it is no longer at work."""
+
+    def poll(self, job: Job) -> int | None:
+        """The job's exit code, 1 where that is unknown; None while it waits or runs."""
+
+    def stop(self, job: Job) -> None:
+        """Make a job write a checkpoint and end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """What a sweep asks of its launcher.
+
+    Attributes:
+        folder: the sweep's own.
+        jobs: runs at a time; None: as many as there is room for.
+        threads: of each run.
+        gpu: whether a run uses one where there is one.
+        per_gpu: runs that share a GPU.
+        slurm: parameters of sbatch by name.
+        ray_address: of the cluster.
+    """
+
+    folder: Path
+    jobs: int | None = None
+    threads: int = 1
+    gpu: bool = True
+    per_gpu: int = 1
+    slurm: dict[str, str] = dataclasses.field(default_factory=dict)
+    ray_address: str = "auto"
+
+
+class Local:
+    """Processes on this machine, each in a session of its own: Ctrl-C reaches the parent alone."""
+
+    period = 1.0
+    outlives = False
+
+    def __init__(self, resources: Resources) -> None:
+        gpus = _visible_gpus() if resources.gpu else []
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        places = gpus * resources.per_gpu or [""] * max(1, cores // resources.threads)
+        self.slots = resources.jobs or len(places)
+        # Spread over the GPUs, of which each run sees one.
+        self._places = [places[index % len(places)] for index in range(self.slots)]
+        self._threads = resources.threads
+        self._own: dict[Job, subprocess.Popen[bytes]] = {}
+        self._pids: dict[Job, int] = {}
+        self._taken: dict[Job, str] = {}
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Start processes."""
+        for job in jobs:
+            place = self._place()
+            environment = {**os.environ, **ONE_THREAD, "OMP_NUM_THREADS": str(self._threads)}
+            if place:
+                environment["CUDA_VISIBLE_DEVICES"] = place
+            process = _start(job.command, job.log, env=environment)
+            self._own[job], self._pids[job], self._taken[job] = process, process.pid, place
+
+    def _place(self) -> str:
+        free = list(self._places)
+        for place in self._taken.values():
+            if place in free:
+                free.remove(place)
+        return free[0] if free else self._places[0]
+
+    def attach(self, job: Job) -> bool:
+        """Find the process of an earlier parent by its command."""
+        for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
+            if _trains_in(pid, job.run_dir):
+                self._pids[job] = pid
+                with contextlib.suppress(OSError):
+                    environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                    found = [item for item in environment if item.startswith(b"CUDA_VISIBLE_DEVICES=")]
+                    self._taken[job] = found[0].decode().partition("=")[2] if found else ""
+                return True
+        return False
+
+    def poll(self, job: Job) -> int | None:
+        """The exit code; that of a process of an earlier parent is unknown."""
+        if job in self._own:
+            code = self._own[job].poll()
+        else:
+            code = None if _trains_in(self._pids[job], job.run_dir) else 1
+        if code is not None:
+            for known in (self._own, self._pids, self._taken):
+                known.pop(job, None)
+        return code
+
+    def stop(self, job: Job) -> None:
+        """Send one SIGTERM."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pids[job], signal.SIGTERM)
+
+
+def _visible_gpus() -> list[str]:
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return [str(index) for index in range(count)] if named is None else named.split(",")[:count]
+
+
+def _start(command: Sequence[str], log: Path, **options: Any) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, with its output at the end of `log`."""
+    with errors_named(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                **options,
+            )
+
+
+def _trains_in(pid: int, run_dir: Path) -> bool:
+    """Whether a process, the first of its session, was started to train in `run_dir`."""
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        folder = arguments[arguments.index("--run-dir") + 1]
+        here = Path(os.readlink(f"/proc/{pid}/cwd"), folder).resolve() == run_dir.resolve()
+        return here and os.getsid(pid) == pid
+    except (OSError, ValueError, IndexError):  # another's, ended, or of another kind
+        return False
+
+
+class Slurm:
+    """Jobs in Slurm's queue by submitit, those submitted together as one array.
+
+    A job that is about to run out of time, or is preempted, writes a checkpoint and queues itself again.
+    """
+
+    period = 10.0
+    outlives = True
+
+    def __init__(self, resources: Resources, cluster: str = "slurm") -> None:
+        """`cluster` is "slurm", or "local" for submitit's stand-in on this machine."""
+        self._submitit = _import("submitit", "slurm")
+        self.slots = resources.jobs or 1000
+        self._folder = (resources.folder / "slurm").absolute()
+        self._job_class = {"slurm": self._submitit.SlurmJob, "local": self._submitit.LocalJob}[cluster]
+        parameters: dict[str, Any] = {"cpus_per_task": resources.threads, **resources.slurm}
+        if resources.jobs:
+            parameters["array_parallelism"] = resources.jobs
+        try:
+            # Requeued for as long as the run takes.
+            options = {f"{cluster}_max_num_timeout": 1000}
+            self._executor = self._submitit.AutoExecutor(self._folder, cluster=cluster, **options)
+            shared = {"timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb", "name", "nodes"}
+            prefixed = {key if key in shared else f"slurm_{key}": value for key, value in parameters.items()}
+            self._executor.update_parameters(**{"name": "rlzoo", "timeout_min": 60, **prefixed})
+        except (RuntimeError, ValueError, NameError, TypeError) as error:
+            raise UserError(f"--launcher slurm: {str(error).splitlines()[0]}") from error
+        self._jobs: dict[Job, Any] = {}
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Queue jobs, several as one array, and note each one's id in its folder."""
+        tasks = [SlurmTask(job.command, str(job.log), os.getcwd()) for job in jobs]
+        try:
+            submitted = self._executor.submit_array(tasks)
+        except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+            raise UserError(f"Slurm does not take the jobs: {str(error).splitlines()[0]}") from error
+        for job, handle in zip(jobs, submitted, strict=True):
+            self._jobs[job] = handle
+            atomic_write(job.run_dir / HANDLE_FILE, json.dumps({"slurm": handle.job_id}) + "\n")
+
+    def attach(self, job: Job) -> bool:
+        """Ask Slurm about the job whose id is noted in the run's folder."""
+        try:
+            job_id = json.loads((job.run_dir / HANDLE_FILE).read_text())["slurm"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        self._jobs[job] = self._job_class(self._folder, job_id)
+        return not self._jobs[job].done(force_check=True)
+
+    def poll(self, job: Job) -> int | None:
+        """What the run returned, as soon as submitit has noted it or Slurm knows the job as ended."""
+        handle = self._jobs[job]
+        if not handle.done():
+            return None
+        with contextlib.suppress(Exception):  # of the job, whatever it is, or no result at all
+            return int(handle.results()[0])
+        return 1
+
+    def stop(self, job: Job) -> None:
+        """Cancel the job."""
+        self._jobs[job].cancel(check=False)
+
+
+class SlurmTask:
+    """What a job of Slurm runs: the training as a process of its own.
+
+    submitit calls `checkpoint` when it gets its signal (SIGUSR2, before the time is up or on preemption) and
+    then queues the job again. Slurm may send its signals to every process of a job; the training is shielded
+    from all but one SIGINT, because on a second it would stop without a checkpoint.
+    """
+
+    def __init__(self, command: list[str], log: str, folder: str) -> None:
+        self._command, self._log, self._folder = command, log, folder
+
+    def __call__(self) -> int:
+        """Train. Returns the exit code."""
+        process = _start(
+            self._command,
+            Path(self._folder, self._log),
+            cwd=self._folder,
+            env={**os.environ, **ONE_THREAD},
+            preexec_fn=_shield,
+        )
+        self._pid, self._signalled = process.pid, False
+        signal.signal(signal.SIGTERM, lambda *_: self._stop())  # scancel
+        # Not `Popen.wait`: a signal handler that waits within it would wait for ever.
+        _, status = os.waitpid(self._pid, 0)
+        return os.waitstatus_to_exitcode(status)
+
+    def checkpoint(self) -> Any:
+        """Let the training write its checkpoint and end; what is to be run when the job comes again."""
+        from submitit.helpers import DelayedSubmission
+
+        self._stop()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+        return DelayedSubmission(SlurmTask(self._command, self._log, self._folder))
+
+    def _stop(self) -> None:
+        if not self._signalled:
+            self._signalled = True
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGINT)
+
+
+def _shield() -> None:
+    """Between fork and exec: let none of Slurm's signals through."""
+    names = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+    signal.pthread_sigmask(signal.SIG_BLOCK, names)
+
+
+class Ray:
+    """Tasks on a Ray cluster whose nodes share the file system, with a share of a GPU each."""
+
+    period = 1.0
+    outlives = False
+
+    def __init__(self, resources: Resources) -> None:
+        self._ray = _import("ray", "ray")
+        try:
+            self._ray.init(address=resources.ray_address, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise UserError(
+                f"no Ray cluster can be reached at {resources.ray_address} (`ray start --head` starts one): "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        total = self._ray.cluster_resources()
+        gpus = total.get("GPU", 0) if resources.gpu else 0
+        room = gpus * resources.per_gpu if gpus else total.get("CPU", 1) // resources.threads
+        self.slots = resources.jobs or max(1, int(room))
+        # Where a task cannot be restarted it fails, and the parent submits the run again.
+        options = {"num_cpus": resources.threads, "num_gpus": 1 / resources.per_gpu if gpus else 0}
+        self._task = self._ray.remote(max_retries=0, **options)(ray_task)
+        self._tasks: dict[Job, Any] = {}
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Hand tasks to the cluster."""
+        for job in jobs:
+            self._tasks[job] = self._task.remote(job.command, str(job.log), os.getcwd())
+
+    def attach(self, job: Job) -> bool:
+        """Tasks end with the parent that submitted them."""
+        return False
+
+    def poll(self, job: Job) -> int | None:
+        """What the run returned; 1 where its worker or node was lost."""
+        task = self._tasks[job]
+        if not self._ray.wait([task], timeout=0)[0]:
+            return None
+        del self._tasks[job]
+        try:
+            return int(self._ray.get(task))
+        except (self._ray.exceptions.RayError, KeyboardInterrupt):
+            return 1
+
+    def stop(self, job: Job) -> None:
+        """Interrupt the task."""
+        self._ray.cancel(self._tasks[job])
+
+
+def ray_task(command: list[str], log: str, folder: str) -> int:
+    """Train, as a process of its own, within a worker of Ray. Returns the exit code."""
+    environment = {**os.environ, **ONE_THREAD}
+    process = _start(command, Path(folder, log), cwd=folder, env=environment, preexec_fn=_end_with_parent)
+    try:
+        # In steps: Ray's way to interrupt a task does not wake it.
+        while process.poll() is None:
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        process.terminate()
+    return process.wait()
+
+
+def _end_with_parent() -> None:
+    """Between fork and exec: a run whose worker is killed must not go on beside its successor."""
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl.h
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def _import(package: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(f"--launcher {extra} needs {package}: pip install 'rlzoo[{extra}]'") from error
+
+
+LAUNCHERS: dict[str, type[Launcher]] = {"local": Local, "slurm": Slurm, "ray": Ray}

@@ -1,0 +1,360 @@
+"""Sweeps: with a stand-in for the training script, which takes a moment, and once with the real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from experiments import sweep
+from experiments.runner import launchers, sweeps
+from experiments.runner.launchers import Local
+from rlzoo.errors import UserError
+from rlzoo.run.files import atomic_write
+
+ROOT = Path(__file__).resolve().parents[2]
+STAND_IN = [sys.executable, str(ROOT / "tests/helpers/stand_in_run.py")]
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of `STAND_IN`, whose flags nobody checks."""
+    monkeypatch.setattr(sweeps, "training_script", lambda suite: STAND_IN)
+    monkeypatch.setattr(sweeps, "SUITES", {})
+    monkeypatch.setattr(Local, "period", 0.05)
+
+
+def sessions(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "sessions.jsonl").read_text().splitlines()]
+
+
+def grid(output: Path, *flags: str) -> int:
+    return sweep.main(["grid", "mujoco", "--output", str(output), *flags])
+
+
+def run_dirs(output: Path) -> set[str]:
+    return {path.parent.name for path in output.glob("*/sessions.jsonl")}
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_grid_runs_every_combination_with_its_flags(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    over = ["--over", "task=a,b-v2", "--over", "seed=1,2", "--over", "agent.lr=0.5"]
+    flags = ["--dataset", "data/{task}-{seed}.hdf5", "--for", "bc", "--offline --agent.x 1"]
+    assert grid(tmp_path, "--agents", "arsq", "bc", *over, "--jobs", "3", *flags) == 0
+    tasks = ("a", "b-v2")
+    assert run_dirs(tmp_path) == {
+        f"{agent}-{task}-s{seed}-lr0.5" for agent in ("arsq", "bc") for task in tasks for seed in (1, 2)
+    }
+    (session,) = sessions(tmp_path / "bc-b-v2-s2-lr0.5")
+    given = " ".join(session["flags"])
+    assert "--dataset data/b-v2-2.hdf5" in given
+    assert "--task b-v2 --seed 2 --agent.lr 0.5" in given
+    assert "--offline --agent.x 1" in given
+    assert "--threads 1" in given
+    assert "--offline" not in " ".join(sessions(tmp_path / "arsq-a-s1-lr0.5")[0]["flags"])
+    output = capsys.readouterr().out
+    assert re.search(r"bc +│ b-v2 +│ 0.5 +│ 2 +│ 1.5 ± 0.0", output)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_grid_begun_again_counts_what_is_done_and_may_grow(tmp_path: Path) -> None:
+    assert grid(tmp_path, "--agents", "sac", "--over", "seed=1,2") == 0
+    assert grid(tmp_path, "--agents", "sac", "td3", "--over", "seed=2,3") == 0
+    assert run_dirs(tmp_path) == {"sac-s1", "sac-s2", "sac-s3", "td3-s2", "td3-s3"}
+    assert len(sessions(tmp_path / "sac-s2")) == 1
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_run_that_was_killed_is_gone_on_with(tmp_path: Path) -> None:
+    assert grid(tmp_path, "--agents", "sac", "--over", "seed=1", "--fail", "once") == 0
+    assert [session["first"] for session in sessions(tmp_path / "sac-s1")] == [0, 5]
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_runs_that_fail_each_time_end_the_sweep_with_the_last_line(tmp_path: Path) -> None:
+    flags = ["--agents", "sac", "--over", "seed=1,2,3,4,5", "--jobs", "1", "--fail", "always"]
+    with pytest.raises(UserError, match=r"2 runs in a row have failed.*output\.log.*: --dataset is missing$"):
+        grid(tmp_path, *flags, "--max-failures", "2")
+    assert not (tmp_path / "sac-s3").exists()
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_one_failure_among_others_is_said_at_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--agents", "sac", "td3", "--over", "seed=1,2", "--for", "td3", "--fail diverge"]
+    assert grid(tmp_path, *flags) == 1
+    assert "td3-s1: failed, error: loss/q became nan" in capsys.readouterr().out
+    assert len(sessions(tmp_path / "td3-s1")) == 1  # the same mistake would be made again
+
+
+def start_parent(output: Path, *flags: str) -> subprocess.Popen[str]:
+    code = (
+        "import sys; from experiments import sweep; from experiments.runner import sweeps\n"
+        f"sweeps.training_script = lambda suite: {STAND_IN!r}; sweeps.SUITES = {{}}\n"
+        "from rlzoo.run.cli import run_main; run_main(sweep.main)"
+    )
+    command = [sys.executable, "-c", code, "grid", "mujoco", "--output", str(output), *flags]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+SLOW = ["--agents", "sac", "--over", "seed=1,2", "--jobs", "2", "--fail", "slow"]
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_ctrl_c_is_passed_on_once_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    process = start_parent(tmp_path, *SLOW)
+    wait_for(lambda: all((tmp_path / f"sac-s{seed}" / "checkpoints/latest.pt").exists() for seed in (1, 2)))
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
+    assert "the same command goes on" in output
+    assert not any(launchers._trains_in(one["pid"], tmp_path) for one in sessions(tmp_path / "sac-s1"))
+    assert grid(tmp_path, *SLOW) == 0
+    first, second = sessions(tmp_path / "sac-s2")
+    assert first["first"] == 0
+    assert second["first"] > 0
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_parent_begun_again_after_a_kill_finds_its_runs_at_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = start_parent(tmp_path, *SLOW)
+    wait_for(lambda: len(run_dirs(tmp_path)) == 2)
+    process.kill()
+    process.wait()
+    assert grid(tmp_path, *SLOW) == 0
+    assert "sac-s1 is at work already" in capsys.readouterr().out
+    assert [len(sessions(tmp_path / f"sac-s{seed}")) for seed in (1, 2)] == [1, 1]
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_bad_input_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
+    output = ["--output", str(tmp_path)]
+    assert grid(tmp_path, "--agents", "sac", "--over", "seed=1", "--steps", "5") == 0
+    kept = sessions(tmp_path / "sac-s1")
+    cases = {
+        (
+            "grid",
+            "mujoco",
+            "--agents",
+            "sac",
+            "--over",
+            "seed=1",
+            "--steps",
+            "6",
+            *output,
+        ): r"another sweep.*6",
+        ("grid", "mujoco", "--agents", "sac", "--over", "agent.lr=1", *output): "another sweep",
+        ("search", "mujoco", "sac", "--param", "agent.lr=1:2", *output): "another sweep",
+        ("grid", "mujoco", "--over", "seed=1", *output): "which agents",
+        ("grid", "mujoco", "--agents", "sac", "--over", "seed", *output): "not NAME=VALUES",
+        ("grid", "mujoco", "--agents", "sac", "--for", "bc", "--x 1", *output): "not among --agents",
+        ("grid", "mojuco", "--agents", "sac", *output): "no suite called 'mojuco'",
+        ("gird",): "rlzoo sweep grid or",
+        ("grid",): "SUITE is one of",
+        ("search", "mujoco", "sac", *output): "which parameters",
+        ("search", "mujoco", "sac", "--param", "agent.lr=log:0:1", *output): "no range",
+        ("search", "mujoco", "sac", "--param", "agent.lr=2:1", *output): "no range",
+        ("search", "mujoco", "--param", "agent.lr=1:2", *output): "AGENT",
+        ("search", "mujoco", "sac", "--param", "agent.lr=1:2", "--seed", "1", *output): "--seeds",
+        (
+            "search",
+            "mujoco",
+            "sac",
+            "--param",
+            "x=1:2",
+            "--final-seeds",
+            "101",
+            *output,
+        ): "seed 101 has a part",
+        ("grid", "mujoco", "--agents", "sac", "--launcher", "lsf", *output): "--launcher",
+    }
+    for arguments, expected in cases.items():
+        with pytest.raises(UserError, match=expected) as raised:
+            sweep.main(list(arguments))
+        assert len(str(raised.value).splitlines()) == 1, arguments
+    assert sessions(tmp_path / "sac-s1") == kept
+
+
+def test_flags_that_no_run_would_take_are_refused_before_the_first(tmp_path: Path) -> None:
+    output = ["--output", str(tmp_path / "new")]
+    flags = ["--task", "InvertedPendulum-v5", *output]
+    cases = {
+        (
+            "grid",
+            "mujoco",
+            "--agents",
+            "sac",
+            "--over",
+            "agent.hiden=16",
+            *flags,
+        ): "did you mean --agent.hidden",
+        ("grid", "mujoco", "--agents", "sac", "asrq", *flags): "did you mean arsq",
+        ("grid", "d4rl", "--agents", "sac", "--over", "task=hoper-medium-v2", *output): "hopper-medium-v2",
+        ("search", "mujoco", "sac", "--param", "agent.tau=0.1:2", *flags): "--agent.tau is 2",
+        ("search", "mujoco", "sac", "--param", "agent.levels=1,2", *flags): "--agent.levels",
+    }
+    for arguments, expected in cases.items():
+        with pytest.raises(UserError, match=expected):
+            sweep.main(list(arguments))
+    assert not (tmp_path / "new").exists()
+
+
+def find(output: Path, *flags: str) -> int:
+    """A search for the highest learning rate, which is the stand-in's return."""
+    given = ["search", "mujoco", "sac", "--param", "agent.lr=0.0:10.0", "--output", str(output), *flags]
+    return sweep.main(given)
+
+
+def study_of(output: Path) -> optuna.Study:
+    storage = JournalStorage(JournalFileBackend(str(output / "study.journal")))
+    return optuna.load_study(study_name="rlzoo", storage=storage)
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp"])
+def test_a_search_ends_with_the_best_trials_command_and_plots(
+    sampler: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert find(tmp_path, "--seeds", "101", "102", "--trials", "4", "--sampler", sampler, "--steps", "9") == 0
+    study = study_of(tmp_path)
+    assert [trial.state for trial in study.trials] == 4 * [TrialState.COMPLETE]
+    assert study.best_value == pytest.approx(study.best_params["agent.lr"] + 1)
+    assert study.trials[0].intermediate_values == pytest.approx(
+        {step: study.trials[0].params["agent.lr"] + (step + 1) / 10 for step in range(10)}
+    )
+    assert run_dirs(tmp_path) == {f"t{number:03d}-s{seed}" for number in range(4) for seed in (101, 102)}
+    output = capsys.readouterr().out
+    lr = study.best_params["agent.lr"]
+    assert f"rlzoo train mujoco sac --steps 9 --agent.lr {lr} --seed 1\n" in output
+    assert f"--over seed=1,2,3,4,5 --output {tmp_path}/final --steps 9 --agent.lr {lr}\n" in output
+    for name in ("history", "slices", "importance"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_the_best_settings_are_run_on_fresh_seeds(tmp_path: Path) -> None:
+    assert find(tmp_path, "--seeds", "7", "--trials", "2", "--final-seeds", "1", "2") == 0
+    (session,) = sessions(tmp_path / "final" / "sac-s2")
+    assert (
+        float(session["flags"][session["flags"].index("--agent.lr") + 1])
+        == study_of(tmp_path).best_params["agent.lr"]
+    )
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_trial_below_the_median_is_pruned_with_all_its_runs(tmp_path: Path) -> None:
+    """The first five trials have the higher returns, by the order in which choices are proposed."""
+    assert find(tmp_path, "--seeds", "1", "--trials", "1", "--fail", "slow") == 0
+    study = study_of(tmp_path)
+    for value in (6.0, 7.0, 8.0, 9.0):
+        trial = study.ask({"agent.lr": optuna.distributions.FloatDistribution(0, 10)})
+        for step in range(10):
+            trial.report(value + step / 10, step)
+        study.tell(trial, value + 1)
+    study.enqueue_trial({"agent.lr": 0.5})
+    assert find(tmp_path, "--seeds", "1", "--trials", "6", "--fail", "slow") == 0
+    last = study_of(tmp_path).trials[-1]
+    assert last.state == TrialState.PRUNED
+    assert len(last.intermediate_values) < 10
+    assert not (tmp_path / "t005-s1" / "run.json").exists()
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_five_seeds_come_one_by_one_until_the_test_says_worse(tmp_path: Path) -> None:
+    seeds = ["--seeds", "1", "2", "3", "4", "5"]
+    assert find(tmp_path, *seeds, "--trials", "1", "--jobs", "1") == 0
+    study = study_of(tmp_path)
+    best = study.trials[0].params["agent.lr"]
+    assert study.trials[0].intermediate_values == pytest.approx(dict.fromkeys(range(5), best + 1))
+    study.enqueue_trial({"agent.lr": best / 2})
+    assert find(tmp_path, *seeds, "--trials", "2", "--jobs", "1") == 0
+    worse = study_of(tmp_path).trials[1]
+    # Four pairs are the first with which p can be below 0.1: 1/16.
+    assert len(worse.intermediate_values) == 4
+    assert worse.user_attrs == {"pruned": True}
+    assert worse.value == pytest.approx(best / 2 + 1)
+    assert not (tmp_path / "t001-s5").exists()
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_search_begun_again_goes_on_with_its_open_trials(tmp_path: Path) -> None:
+    """One that was under way is resumed, one that was never asked for to the end is queued again."""
+    assert find(tmp_path, "--seeds", "1", "2", "--trials", "1") == 0
+    study = study_of(tmp_path)
+    study.ask({"agent.lr": optuna.distributions.FloatDistribution(0, 10)}).report(1.0, 0)
+    for seed in (1, 2):
+        folder = tmp_path / f"t001-s{seed}"
+        atomic_write(folder / "checkpoints" / "latest.pt", "4")
+        atomic_write(
+            folder / "metrics.csv",
+            "step,tag,value\n" + "".join(f"{i},eval/return,{i}\n" for i in range(1, 5)),
+        )
+    study.ask()
+    with (tmp_path / "study.journal").open("a") as file:
+        file.write('{"op_code":5,"worker')
+    os.symlink("study.journal", tmp_path / "study.journal.lock")
+    assert find(tmp_path, "--seeds", "1", "2", "--trials", "3") == 0
+    states = [trial.state for trial in study_of(tmp_path).trials]
+    assert states == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
+    assert [session["first"] for session in sessions(tmp_path / "t001-s2")] == [4]
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_trials_that_fail_each_time_end_the_search(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"3 runs in a row have failed.*loss/q became nan"):
+        find(tmp_path, "--seeds", "1", "--trials", "9", "--jobs", "1", "--fail", "diverge")
+    trials = study_of(tmp_path).trials
+    assert [trial.state for trial in trials[:2]] == 2 * [TrialState.FAIL]
+    assert trials[0].user_attrs == {"error": "error: loss/q became nan"}
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize("line", ['{"op_code":99,"worker_id":"1"}', '{"op_code":4}', "garbage"])
+def test_the_study_of_a_newer_optuna_is_refused_in_one_line(line: str, tmp_path: Path) -> None:
+    assert find(tmp_path, "--seeds", "1", "--trials", "1") == 0
+    with (tmp_path / "study.journal").open("a") as file:
+        file.write(f"{line}\n{line}\n")
+    before = (tmp_path / "study.journal").read_text()
+    with pytest.raises(UserError, match=r"study\.journal cannot be read by Optuna 5") as raised:
+        find(tmp_path, "--seeds", "1", "--trials", "2")
+    assert len(str(raised.value).splitlines()) == 1
+    assert (tmp_path / "study.journal").read_text() == before
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find(tmp_path, "--seeds", "1", "--trials", "2") == 0
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalFileBackend, "append_logs", full)
+        with pytest.raises(UserError, match=r"cannot write .*study\.journal: No space left on device"):
+            find(tmp_path, "--seeds", "1", "--trials", "3")
+    assert find(tmp_path, "--seeds", "1", "--trials", "3") == 0
+    assert len(study_of(tmp_path).trials) == 3
