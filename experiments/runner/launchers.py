@@ -13,13 +13,12 @@ import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
-
-import torch
 
 from rlzoo.errors import UserError
 from rlzoo.run.files import atomic_write, errors_named
@@ -174,6 +173,8 @@ class Local:
 
 
 def _visible_gpus() -> list[str]:
+    import torch  # here, because jobs on a cluster import this module and need no PyTorch of their own
+
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     return [str(index) for index in range(count)] if named is None else named.split(",")[:count]
@@ -220,16 +221,17 @@ class Slurm:
         self.slots = resources.jobs or 1000
         self._folder = (resources.folder / "slurm").absolute()
         self._job_class = {"slurm": self._submitit.SlurmJob, "local": self._submitit.LocalJob}[cluster]
-        parameters: dict[str, Any] = {"cpus_per_task": resources.threads, **resources.slurm}
+        given = {key: int(value) if value.isdigit() else value for key, value in resources.slurm.items()}
+        if not isinstance(given.get("time", 0), int):
+            raise UserError("--slurm time takes minutes, by which submitit tells a time-out: time=600")
+        parameters = {"name": "rlzoo", "timeout_min": 60, "cpus_per_task": resources.threads, **given}
         if resources.jobs:
             parameters["array_parallelism"] = resources.jobs
         try:
-            # Requeued for as long as the run takes.
+            # Queued again for as long as the run takes.
             options = {f"{cluster}_max_num_timeout": 1000}
             self._executor = self._submitit.AutoExecutor(self._folder, cluster=cluster, **options)
-            shared = {"timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb", "name", "nodes"}
-            prefixed = {key if key in shared else f"slurm_{key}": value for key, value in parameters.items()}
-            self._executor.update_parameters(**{"name": "rlzoo", "timeout_min": 60, **prefixed})
+            self._executor.update_parameters(**{f"slurm_{key}": value for key, value in parameters.items()})
         except (RuntimeError, ValueError, NameError, TypeError) as error:
             raise UserError(f"--launcher slurm: {str(error).splitlines()[0]}") from error
         self._jobs: dict[Job, Any] = {}
@@ -324,7 +326,10 @@ class Ray:
 
     def __init__(self, resources: Resources) -> None:
         self._ray = _import("ray", "ray")
+        host, colon, port = resources.ray_address.rpartition("://")[2].rpartition(":")
         try:
+            if colon:  # Ray itself would try for minutes
+                socket.create_connection((host, int(port)), timeout=5).close()
             self._ray.init(address=resources.ray_address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise UserError(

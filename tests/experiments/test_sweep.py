@@ -14,17 +14,20 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from experiments import sweep
 from experiments.runner import launchers, sweeps
-from experiments.runner.launchers import Local
+from experiments.runner.launchers import Job, Local, Resources, Slurm
 from rlzoo.errors import UserError
+from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
+SLURM = ROOT / "tests/helpers/stand_in_slurm.py"
 STAND_IN = [sys.executable, str(ROOT / "tests/helpers/stand_in_run.py")]
 
 
@@ -358,3 +361,164 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path: Path, monkeypatch
             find(tmp_path, "--seeds", "1", "--trials", "3")
     assert find(tmp_path, "--seeds", "1", "--trials", "3") == 0
     assert len(study_of(tmp_path).trials) == 3
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for Slurm, on the path; its folder."""
+    programs, state = tmp_path / "bin", tmp_path / "slurm-state"
+    for folder in (programs, state):
+        folder.mkdir()
+    for name in ("sbatch", "srun", "sacct", "scontrol", "scancel"):
+        (programs / name).write_text(f"#!{sys.executable}\n{SLURM.read_text()}")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("STAND_IN_SLURM", str(state))
+    monkeypatch.setattr(Slurm, "period", 0.1)
+    return state
+
+
+def jobs_of(output: Path, count: int, *flags: str) -> list[Job]:
+    """Runs of the stand-in for a training script."""
+    folders = [output / f"sac-s{seed}" for seed in range(1, count + 1)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    return [Job(one.name, one, [*STAND_IN, "sac", *flags, "--run-dir", str(one)]) for one in folders]
+
+
+def wait_for_end(launcher: Any, jobs: list[Job]) -> list[int]:
+    codes: list[int] = []
+    for job in jobs:
+        while (code := launcher.poll(job)) is None:
+            time.sleep(0.05)
+        codes.append(code)
+    return codes
+
+
+def test_slurm_gets_an_array_and_a_job_about_to_time_out_is_queued_again(slurm: Path, tmp_path: Path) -> None:
+    resources = Resources(tmp_path, jobs=2, threads=3, slurm={"partition": "gpu", "timeout_min": "90"})
+    launcher = Slurm(resources)
+    jobs = jobs_of(tmp_path, 3, "--fail", "slow")
+    launcher.submit(jobs)
+    script = (slurm / "100.sh").read_text()
+    for line in ("array=0-2%2", "signal=USR2@90", "cpus-per-task=3", "partition=gpu", "time=90"):
+        assert f"#SBATCH --{line}\n" in script
+    assert "srun" in script
+    wait_for(lambda: all((job.run_dir / "sessions.jsonl").exists() for job in jobs))
+    (session,) = sessions(jobs[1].run_dir)
+    # Slurm signals every process of the job; the training is to get one, from the task.
+    for process in (session["pid"], session["pid"], session["parent"]):
+        os.kill(process, signal.SIGUSR2)
+    assert wait_for_end(launcher, jobs) == [0, 0, 0]
+    assert "scontrol requeue 100_1\n" in (slurm / "calls").read_text()
+    assert (slurm / "calls").read_text().count("sbatch") == 1
+    first, second = sessions(jobs[1].run_dir)
+    assert first["first"] == 0
+    assert second["first"] > 0
+    assert [len(sessions(job.run_dir)) for job in jobs] == [1, 2, 1]
+
+
+def test_a_parent_begun_again_finds_its_jobs_in_slurms_queue(slurm: Path, tmp_path: Path) -> None:
+    jobs = jobs_of(tmp_path, 2, "--fail", "slow")
+    Slurm(Resources(tmp_path)).submit(jobs)
+    wait_for(lambda: all((job.run_dir / "sessions.jsonl").exists() for job in jobs))
+    again = Slurm(Resources(tmp_path))
+    assert [again.attach(job) for job in jobs] == [True, True]
+    assert wait_for_end(again, jobs) == [0, 0]
+    assert [again.attach(job) for job in jobs] == [False, False]
+    assert not again.attach(jobs_of(tmp_path / "other", 1)[0])
+    assert (slurm / "calls").read_text().count("sbatch") == 1
+    assert [len(sessions(job.run_dir)) for job in jobs] == [1, 1]
+
+
+@pytest.mark.usefixtures("stand_in", "slurm")
+def test_a_grid_in_slurms_queue(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--agents", "sac", "--over", "seed=1,2", "--launcher", "slurm", "--slurm", "partition=cpu"]
+    assert grid(tmp_path / "new", *flags) == 0
+    assert run_dirs(tmp_path / "new") == {"sac-s1", "sac-s2"}
+    assert "sac-s2: done, return 1.0" in capsys.readouterr().out
+
+
+def test_a_pruned_job_of_slurm_is_cancelled(slurm: Path, tmp_path: Path) -> None:
+    (job,) = jobs_of(tmp_path, 1, "--fail", "slow")
+    launcher = Slurm(Resources(tmp_path))
+    launcher.submit([job])
+    wait_for(lambda: (job.run_dir / "sessions.jsonl").exists())
+    launcher.stop(job)
+    assert wait_for_end(launcher, [job]) != [0]
+    assert "scancel 100\n" in (slurm / "calls").read_text()
+    assert not (job.run_dir / "run.json").exists()
+
+
+def test_submitit_itself_runs_interrupts_and_runs_again(tmp_path: Path) -> None:
+    """Its own executor for one machine."""
+    launcher = Slurm(Resources(tmp_path), cluster="local")
+    jobs = jobs_of(tmp_path, 2, "--fail", "slow")
+    launcher.submit(jobs)
+    wait_for(lambda: all((job.run_dir / "sessions.jsonl").exists() for job in jobs))
+    os.kill(sessions(jobs[0].run_dir)[0]["parent"], signal.SIGUSR2)
+    assert wait_for_end(launcher, jobs) == [0, 0]
+    first, second = sessions(jobs[0].run_dir)
+    assert second["first"] > first["first"] == 0
+    assert len(sessions(jobs[1].run_dir)) == 1
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_launcher_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--agents", "sac", "--output", str(tmp_path), "--launcher"]
+    monkeypatch.setenv("PATH", str(tmp_path))  # no srun
+    with pytest.raises(UserError, match="--launcher slurm: Could not detect"):
+        sweep.main(["grid", "mujoco", *flags, "slurm"])
+    with pytest.raises(UserError, match=r"no Ray cluster can be reached at 127\.0\.0\.1:1 ") as raised:
+        sweep.main(["grid", "mujoco", *flags, "ray", "--ray-address", "127.0.0.1:1"])
+    assert len(str(raised.value).splitlines()) == 1
+    for extra, package in (("slurm", "submitit"), ("ray", "ray")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(UserError, match=rf"needs {package}: pip install 'rlzoo\[{extra}\]'"):
+            sweep.main(["grid", "mujoco", *flags, extra])
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "experiments.runner.search", raising=False)
+    with pytest.raises(UserError, match=r"a search needs optuna: pip install 'rlzoo\[sweep\]'"):
+        find(tmp_path)
+
+
+@pytest.mark.learning
+def test_a_run_on_a_lost_node_of_ray_is_gone_on_with_on_another_to_the_same_weights(tmp_path: Path) -> None:
+    """A cluster of which each node has room for one run."""
+    from ray.cluster_utils import Cluster
+
+    flags = ["--task", "InvertedPendulum-v5", "--warmup-steps", "100", "--agent.hidden", "16", "16"]
+    flags += [
+        "--batch-size",
+        "8",
+        "--buffer-capacity",
+        "5000",
+        "--eval-every",
+        "1500",
+        "--eval-episodes",
+        "1",
+    ]
+    flags += ["--checkpoint-every", "200", "--log-every", "500", "--steps", "3000", "--device", "cpu"]
+    command = [sys.executable, "-m", "experiments.sweep", "grid", "mujoco", "--agents", "sac", *flags]
+    command += ["--over", "seed=1", "--output"]
+    run_dir = tmp_path / "ray" / "sac-s1"
+    checkpoint = run_dir / "checkpoints" / "latest.pt"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        lost = cluster.add_node(num_cpus=1)
+        on_ray = ["--launcher", "ray", "--ray-address", cluster.address]
+        process = subprocess.Popen([*command, str(tmp_path / "ray"), *on_ray], cwd=ROOT)
+        wait_for(checkpoint.exists, 120)
+        cluster.remove_node(lost, allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+        assert process.wait(timeout=240) == 0
+    finally:
+        cluster.shutdown()
+    assert len(json.loads((run_dir / "run.json").read_text())["sessions"]) == 2
+    subprocess.run([*command, str(tmp_path / "undisturbed")], cwd=ROOT, check=True)
+    one, other = (
+        load_checkpoint(tmp_path / folder / "sac-s1" / "checkpoints" / "latest.pt")["trainer"]["agent"]
+        for folder in ("undisturbed", "ray")
+    )
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one if isinstance(one[key], torch.Tensor))

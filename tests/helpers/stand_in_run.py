@@ -27,7 +27,7 @@ checkpoint.parent.mkdir(parents=True, exist_ok=True)
 first = int(checkpoint.read_text()) if checkpoint.exists() else 0
 if not first:
     metrics.write_text("step,tag,value\n")
-session = {"agent": agent, "flags": flags, "first": first, "pid": os.getpid()}
+session = {"agent": agent, "flags": flags, "first": first, "pid": os.getpid(), "parent": os.getppid()}
 with (run_dir / "sessions.jsonl").open("a") as file:
     file.write(json.dumps(session) + "\n")
 stopped = []
