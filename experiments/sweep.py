@@ -1,12 +1,14 @@
 """Many runs as one command: every combination of agents, tasks, seeds and settings, or a search for settings.
 
-python experiments/sweep.py grid d4rl --agents arsq cqn bc --over task=hopper-medium-v2,walker2d-medium-v2 --over seed=1,2,3 --dataset data/{task}.hdf5 --steps 25000
-python experiments/sweep.py search d4rl arsq --param agent.lr=log:1e-5:1e-3 --param agent.levels=1,2,3 --seeds 101 102 103 --trials 30
+python experiments/sweep.py grid d4rl --agents arsq bc --over task=hopper-medium-v2,walker2d-medium-v2
+python experiments/sweep.py grid d4rl --agents arsq cqn --over seed=1,2,3 --for arsq "--agent.lr 1e-4"
+python experiments/sweep.py search d4rl arsq --param agent.lr=log:1e-5:1e-3 --param agent.levels=1,2,3
 
 After the benchmark (and in a search the agent) come the flags below and any of the training script, which are
-passed on to every run, with {task}, {seed} and whatever else is swept filled in. A sweep that was interrupted
-or killed goes on when the same command is given again: finished runs count, others are resumed.
-"""  # noqa: E501
+passed on to every run, with what is swept filled in: --dataset data/{task}.hdf5. --for AGENT "FLAGS" is for
+the runs of one agent alone. A sweep that was interrupted or killed goes on when the same command is given
+again: finished runs count, others are resumed.
+"""
 
 from __future__ import annotations
 

@@ -39,6 +39,7 @@ from experiments.runner.sweeps import (
     SweepFlags,
     as_flags,
     default_output,
+    filled,
     named_values,
     open_launcher,
     opened,
@@ -114,11 +115,16 @@ class Search(Sweep):
             else:  # an earlier parent was killed while it asked for this trial
                 self.study.tell(frozen.number, state=TrialState.FAIL)
                 self.study.enqueue_trial(frozen.params)
+        # What failed for an earlier parent is tried once more: the disk may have been full.
+        params = [frozen.params for frozen in self.study.trials]
+        for frozen in self.study.get_trials(states=[TrialState.FAIL]):
+            if "error" in frozen.user_attrs and params.count(frozen.params) == 1:
+                self.study.enqueue_trial(frozen.params)
 
     def more(self, free: int) -> list[Job]:
         """The runs of new trials."""
         new: list[Job] = []
-        while free > len(new) and self._trials_left():
+        while free > len(new) and self._trials_left() > 0:
             new += self._begin(self.study.ask(self.space))
         return new
 
@@ -183,18 +189,22 @@ class Search(Sweep):
 
     def _seed_job(self, handle: optuna.trial.Trial, index: int) -> Job:
         seed = self.seeds[index]
-        flags = [*self.flags, *settings(handle.params), "--seed", str(seed)]
+        known = {**{name: str(value) for name, value in handle.params.items()}, "seed": str(seed)}
+        flags = [*filled(self.flags, known), *settings(handle.params), "--seed", str(seed)]
         return self.job(f"t{handle.number:03d}-s{seed}", self.agent, flags, self.example.steps)
 
     def _trials_left(self) -> int:
-        """How many are still to be begun; those that an interruption cost do not count."""
-        lost = [
-            one.number
-            for one in self.study.get_trials(deepcopy=False, states=[TrialState.FAIL])
-            if "error" not in one.user_attrs
+        """How many are still to be begun; of those that were queued again the first do not count."""
+        trials = self.study.get_trials(deepcopy=False)
+        begun = [one for one in trials if one.state not in (TrialState.FAIL, TrialState.WAITING)]
+        params = [one.params for one in begun]
+        failed = [
+            one
+            for one in trials
+            if one.state == TrialState.FAIL and "error" in one.user_attrs and one.params not in params
         ]
-        waiting = self.study.get_trials(deepcopy=False, states=[TrialState.WAITING])
-        return self.wanted - (len(self.study.get_trials(deepcopy=False)) - len(lost) - len(waiting))
+        waiting = sum(one.state == TrialState.WAITING for one in trials)
+        return max(self.wanted - len(begun) - len(failed), waiting)
 
     def unknown(self) -> int:
         """Runs of trials that have not begun, and later seeds of those that have."""

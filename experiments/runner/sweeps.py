@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from experiments.compare import FINAL_SHARE, RETURN, mean_and_spread
 from experiments.runner.experiment import flag, parse
@@ -288,7 +289,7 @@ class Screen:
                 self.note(f"{job.name}: {job.state}{result}{job.error and ', ' + job.error}")
             self._states[job] = job.state
         if self._live:
-            self._live.update(self._table(), refresh=True)
+            self._live.update(Group(*self._table(), Text(self.summary())), refresh=True)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_PERIOD
             self.note(self.summary())
@@ -321,8 +322,9 @@ class Screen:
     def _share(self, job: Job) -> float:
         return min(1.0, self._sweep.progress[job].step / job.steps) if job.steps else 0.0
 
-    def _table(self) -> Table:
-        table = Table("run", "step", "", "return", title=str(self._sweep.folder), caption=self.summary())
+    def _table(self) -> list[Table]:
+        """The runs at work, if there are any."""
+        table = Table("run", "step", "", "return")
         for column in table.columns[1:]:
             column.justify = "right"
         running = [job for job in self._sweep.jobs if job.state in ("running", "stopping")]
@@ -332,7 +334,7 @@ class Screen:
             table.add_row(job.name, f"{progress.step:,}", f"{self._share(job):.0%}", result)
         if len(running) > MAX_ROWS:
             table.add_row(f"and {len(running) - MAX_ROWS} more")
-        return table
+        return [table] if running else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -379,8 +381,7 @@ def plan(suite: str, agent: str, flags: Sequence[str], values: Mapping[str, str]
     Raises:
         UserError: a flag is unknown, or has a value that it does not take.
     """
-    known = {**values, "agent": agent}
-    given = [re.sub(r"\{([\w.-]+)\}", lambda found: known.get(found[1], found[0]), flag) for flag in flags]
+    given = filled(flags, {**values, "agent": agent})
     for name, value in values.items():
         given += as_flags(name, value)
     if suite not in SUITES:
@@ -390,6 +391,11 @@ def plan(suite: str, agent: str, flags: Sequence[str], values: Mapping[str, str]
     settings = {"agent": agent, **flatten_config(plain(asked))}
     loop = (steps, steps // asked.train.eval_every, asked.threads, asked.device)
     return Plan(agent, given, dict(values), settings, *loop)
+
+
+def filled(flags: Sequence[str], values: Mapping[str, str]) -> list[str]:
+    """`flags` with the value of what is swept in place of its {name}."""
+    return [re.sub(r"\{([\w.-]+)\}", lambda name: values.get(name[1], name[0]), flag) for flag in flags]
 
 
 def as_flags(name: str, value: str) -> list[str]:

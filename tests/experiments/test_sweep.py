@@ -74,6 +74,23 @@ def test_a_grid_runs_every_combination_with_its_flags(
 
 
 @pytest.mark.usefixtures("stand_in")
+def test_runs_are_spread_over_gpus_and_share_them_only_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launchers, "_visible_gpus", lambda: ["0", "3"])
+    for per_gpu, gpus in ((1, ["0", "3"]), (2, ["0", "0", "3", "3"])):
+        launcher = Local(Resources(tmp_path, per_gpu=per_gpu))
+        jobs = jobs_of(tmp_path / str(per_gpu), launcher.slots, "--fail", "slow")
+        launcher.submit(jobs)
+        assert wait_for_end(launcher, jobs) == [0] * len(gpus)
+        assert sorted(sessions(job.run_dir)[0]["gpu"] for job in jobs) == gpus
+    cores = len(os.sched_getaffinity(0))
+    assert Local(Resources(tmp_path, gpu=False)).slots == cores
+    assert Local(Resources(tmp_path, gpu=False, threads=cores)).slots == 1
+    assert Local(Resources(tmp_path, gpu=False, threads=2 * cores)).slots == 1
+
+
+@pytest.mark.usefixtures("stand_in")
 def test_a_grid_begun_again_counts_what_is_done_and_may_grow(tmp_path: Path) -> None:
     assert grid(tmp_path, "--agents", "sac", "--over", "seed=1,2") == 0
     assert grid(tmp_path, "--agents", "sac", "td3", "--over", "seed=2,3") == 0
@@ -333,6 +350,13 @@ def test_trials_that_fail_each_time_end_the_search(tmp_path: Path) -> None:
     trials = study_of(tmp_path).trials
     assert [trial.state for trial in trials[:2]] == 2 * [TrialState.FAIL]
     assert trials[0].user_attrs == {"error": "error: loss/q became nan"}
+    # Begun again: the third is resumed, and the first two are tried once more, and only once.
+    again = ["--trials", "3", "--fail", "diverge", "--max-failures", "9"]
+    for _ in range(2):
+        assert find(tmp_path, "--seeds", "1", *again) == 0
+    trials = study_of(tmp_path).trials
+    assert trials[2].state == TrialState.COMPLETE
+    assert [trial.params for trial in trials[3:]] == [trial.params for trial in trials[:2]]
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -488,17 +512,8 @@ def test_a_run_on_a_lost_node_of_ray_is_gone_on_with_on_another_to_the_same_weig
     from ray.cluster_utils import Cluster
 
     flags = ["--task", "InvertedPendulum-v5", "--warmup-steps", "100", "--agent.hidden", "16", "16"]
-    flags += [
-        "--batch-size",
-        "8",
-        "--buffer-capacity",
-        "5000",
-        "--eval-every",
-        "1500",
-        "--eval-episodes",
-        "1",
-    ]
-    flags += ["--checkpoint-every", "200", "--log-every", "500", "--steps", "3000", "--device", "cpu"]
+    flags += ["--batch-size", "8", "--buffer-capacity", "5000", "--eval-every", "1500", "--steps", "3000"]
+    flags += ["--eval-episodes", "1", "--checkpoint-every", "200", "--log-every", "500", "--device", "cpu"]
     command = [sys.executable, "-m", "experiments.sweep", "grid", "mujoco", "--agents", "sac", *flags]
     command += ["--over", "seed=1", "--output"]
     run_dir = tmp_path / "ray" / "sac-s1"

@@ -28,6 +28,7 @@ first = int(checkpoint.read_text()) if checkpoint.exists() else 0
 if not first:
     metrics.write_text("step,tag,value\n")
 session = {"agent": agent, "flags": flags, "first": first, "pid": os.getpid(), "parent": os.getppid()}
+session["gpu"] = os.environ.get("CUDA_VISIBLE_DEVICES")
 with (run_dir / "sessions.jsonl").open("a") as file:
     file.write(json.dumps(session) + "\n")
 stopped = []
