@@ -13,13 +13,13 @@ again: finished runs count, others are resumed.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
 import itertools
 import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from types import ModuleType
 
 import tyro
 
@@ -42,12 +42,11 @@ class GridFlags(SweepFlags):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sweep. Returns the exit code."""
-    form, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
-    rest = rest[:-1]
-    if form in ("", "-h", "--help"):
-        print(__doc__)
-        print("rlzoo sweep grid --help and rlzoo sweep search --help list the flags")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"{__doc__}\nrlzoo sweep grid --help and rlzoo sweep search --help list the flags")
         return 0
+    form, *rest = arguments
     if form not in ("grid", "search"):
         raise UserError(f"rlzoo sweep grid or rlzoo sweep search, not {form!r}")
     suite = "SUITE"
@@ -59,16 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"rlzoo sweep {form} SUITE [flags], where SUITE is one of {', '.join(SUITES)}")
     if form == "grid":
         return grid(suite, rest)
-    return search_module().search(suite, rest)
-
-
-def search_module() -> ModuleType:
-    """What needs Optuna, imported only for a search."""
-    try:
-        from experiments.runner import search
+    try:  # only here: a grid does not need Optuna
+        searching = importlib.import_module("experiments.runner.search")
     except ImportError as error:
         raise UserError(f"a search needs {error.name}: pip install 'rlzoo[sweep]'") from error
-    return search
+    return searching.search(suite, rest)
 
 
 def own_flags(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:

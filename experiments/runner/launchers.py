@@ -40,7 +40,7 @@ class Job:
         steps: at its end; 0 where unknown.
         state: "queued", "running", "done", "failed", or "stopped" for good (pruned).
         tries: how often in a row it ended too early without having written a checkpoint.
-        error: the last line of one that failed.
+        error: the last line of one that failed, or what became of one that died.
         checkpoint: when it had last written one, before it was started.
     """
 
@@ -125,6 +125,7 @@ class Local:
         self._own: dict[Job, subprocess.Popen[bytes]] = {}
         self._pids: dict[Job, int] = {}
         self._taken: dict[Job, str] = {}
+        self._others: dict[Path, int] | None = None  # processes of an earlier parent, by folder
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Start processes."""
@@ -145,22 +146,24 @@ class Local:
 
     def attach(self, job: Job) -> bool:
         """Find the process of an earlier parent by its command."""
-        for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
-            if _trains_in(pid, job.run_dir):
-                self._pids[job] = pid
-                with contextlib.suppress(OSError):
-                    environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-                    found = [item for item in environment if item.startswith(b"CUDA_VISIBLE_DEVICES=")]
-                    self._taken[job] = found[0].decode().partition("=")[2] if found else ""
-                return True
-        return False
+        if self._others is None:
+            pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+            self._others = {folder: pid for pid in pids if (folder := _trained_folder(pid))}
+        if (pid := self._others.get(job.run_dir.resolve())) is None:
+            return False
+        self._pids[job] = pid
+        with contextlib.suppress(OSError):
+            environment = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+            values = dict(item.split("=", 1) for item in environment if "=" in item)
+            self._taken[job] = values.get("CUDA_VISIBLE_DEVICES", "")
+        return True
 
     def poll(self, job: Job) -> int | None:
         """The exit code; that of a process of an earlier parent is unknown."""
         if job in self._own:
             code = self._own[job].poll()
         else:
-            code = None if _trains_in(self._pids[job], job.run_dir) else 1
+            code = None if _trained_folder(self._pids[job]) == job.run_dir.resolve() else 1
         if code is not None:
             for known in (self._own, self._pids, self._taken):
                 known.pop(job, None)
@@ -195,15 +198,15 @@ def _start(command: Sequence[str], log: Path, **options: Any) -> subprocess.Pope
             )
 
 
-def _trains_in(pid: int, run_dir: Path) -> bool:
-    """Whether a process, the first of its session, was started to train in `run_dir`."""
+def _trained_folder(pid: int) -> Path | None:
+    """The folder in which a process, the first of its session, was started to train; None for any other."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
         folder = arguments[arguments.index("--run-dir") + 1]
-        here = Path(os.readlink(f"/proc/{pid}/cwd"), folder).resolve() == run_dir.resolve()
-        return here and os.getsid(pid) == pid
+        is_first = os.getsid(pid) == pid  # its worker processes have the same command
+        return Path(os.readlink(f"/proc/{pid}/cwd"), folder).resolve() if is_first else None
     except (OSError, ValueError, IndexError):  # another's, ended, or of another kind
-        return False
+        return None
 
 
 class Slurm:
@@ -254,7 +257,8 @@ class Slurm:
         except (OSError, ValueError, KeyError, TypeError):
             return False
         self._jobs[job] = self._job_class(self._folder, job_id)
-        return not self._jobs[job].done(force_check=True)
+        # Whether it died without a result is asked of Slurm with the next `poll`, for all jobs at once.
+        return not self._jobs[job].paths.result_pickle.exists()
 
     def poll(self, job: Job) -> int | None:
         """What the run returned, as soon as submitit has noted it or Slurm knows the job as ended."""

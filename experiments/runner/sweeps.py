@@ -186,7 +186,7 @@ class Sweep:
         if start:
             self.launcher.submit(start)
         for job in start:
-            job.state = "running"
+            job.state, job.error = "running", ""
         return any(job.state in ("queued", "running", "stopping") for job in self.jobs)
 
     def _settle(self, job: Job, code: int) -> None:
@@ -206,7 +206,7 @@ class Sweep:
         # One that dies on the way, by a signal or with its machine, is gone on with; a mistake stays one.
         job.tries = 0 if checkpoint_time(job) > job.checkpoint else job.tries + 1
         if code != USER_ERROR and job.tries < TRIES:
-            job.state = "queued"
+            job.state, job.error = "queued", f"it ended with {code} and goes on where it was"
             return
         job.state, job.error = "failed", last_line(job.log) or f"exit code {code}"
         self._failures += 1

@@ -20,6 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from experiments import sweep
+from experiments.compare import find_runs
 from experiments.runner import launchers, sweeps
 from experiments.runner.launchers import Job, Local, Resources, Slurm
 from rlzoo.errors import UserError
@@ -150,7 +151,8 @@ def test_ctrl_c_is_passed_on_once_and_the_same_command_goes_on(tmp_path: Path) -
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130, output
     assert "the same command goes on" in output
-    assert not any(launchers._trains_in(one["pid"], tmp_path) for one in sessions(tmp_path / "sac-s1"))
+    for folder in ("sac-s1", "sac-s2"):
+        assert not Path(f"/proc/{sessions(tmp_path / folder)[0]['pid']}").exists()
     assert grid(tmp_path, *SLOW) == 0
     first, second = sessions(tmp_path / "sac-s2")
     assert first["first"] == 0
@@ -506,13 +508,40 @@ def test_a_launcher_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: p
         find(tmp_path)
 
 
+def test_a_grid_of_real_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = str(ROOT / "results/datasets/hopper-demos.hdf5")
+    flags = [
+        "--task",
+        "hopper-medium-v2",
+        "--dataset",
+        data,
+        "--offline",
+        "--steps",
+        "20",
+        "--eval-every",
+        "10",
+    ]
+    flags += ["--eval-episodes", "1", "--agent.hidden", "16", "--device", "cpu", "--output", str(tmp_path)]
+    command = ["grid", "d4rl", "--agents", "bc", "cqn", "--over", "agent.lr=1e-3", *flags]
+    assert sweep.main([*command, "--for", "cqn", "--agent.levels 2"]) == 0
+    runs = {run.agent: run for run in find_runs([tmp_path])}
+    assert runs.keys() == {"bc", "cqn"}
+    assert runs["cqn"].settings["agent.levels"] == 2
+    assert runs["bc"].settings["agent.lr"] == 1e-3
+    assert f"{runs['bc'].final('eval/return'):,.1f}" in capsys.readouterr().out
+    # Begun again, everything is done.
+    written = (tmp_path / "bc-lr1e-3" / "metrics.csv").stat().st_mtime_ns
+    assert sweep.main([*command, "--for", "cqn", "--agent.levels 2"]) == 0
+    assert (tmp_path / "bc-lr1e-3" / "metrics.csv").stat().st_mtime_ns == written
+
+
 @pytest.mark.learning
 def test_a_run_on_a_lost_node_of_ray_is_gone_on_with_on_another_to_the_same_weights(tmp_path: Path) -> None:
     """A cluster of which each node has room for one run."""
     from ray.cluster_utils import Cluster
 
     flags = ["--task", "InvertedPendulum-v5", "--warmup-steps", "100", "--agent.hidden", "16", "16"]
-    flags += ["--batch-size", "8", "--buffer-capacity", "5000", "--eval-every", "1500", "--steps", "3000"]
+    flags += ["--batch-size", "8", "--buffer-capacity", "5000", "--eval-every", "700", "--steps", "1400"]
     flags += ["--eval-episodes", "1", "--checkpoint-every", "200", "--log-every", "500", "--device", "cpu"]
     command = [sys.executable, "-m", "experiments.sweep", "grid", "mujoco", "--agents", "sac", *flags]
     command += ["--over", "seed=1", "--output"]
