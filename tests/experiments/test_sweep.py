@@ -536,6 +536,22 @@ def test_a_grid_of_real_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.learning
+def test_ctrl_c_lets_runs_on_ray_write_their_checkpoints(tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        process = start_parent(tmp_path, *SLOW, "--launcher", "ray", "--ray-address", cluster.address)
+        wait_for(lambda: len(list(tmp_path.glob("*/checkpoints/latest.pt"))) == 2, 120)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        cluster.shutdown()
+    assert process.returncode == 130, output
+    assert len(list(tmp_path.glob("*/stopped"))) == 2
+
+
+@pytest.mark.learning
 def test_a_run_on_a_lost_node_of_ray_is_gone_on_with_on_another_to_the_same_weights(tmp_path: Path) -> None:
     """A cluster of which each node has room for one run."""
     from ray.cluster_utils import Cluster

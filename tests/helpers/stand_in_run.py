@@ -48,5 +48,7 @@ for step in range(first + 1, 11):
         sys.exit(2)
     time.sleep(0.3 if fail == "slow" else 0.01)
 if stopped:
+    time.sleep(1 if fail == "slow" else 0)
+    (run_dir / "stopped").touch()  # in order
     sys.exit(128 + signal.SIGTERM)
 (run_dir / "run.json").write_text(json.dumps({"sessions": [], "finished": "now"}))
