@@ -38,7 +38,7 @@ class Job:
         run_dir: the folder.
         command: starts the run, or goes on with it where its folder holds one.
         steps: at its end; 0 where unknown.
-        state: "queued", "running", "done", "failed", or "stopped" for good (pruned).
+        state: "queued", "running", "done", "failed", "pruning" or "pruned": told to go no further.
         tries: how often in a row it ended too early without having written a checkpoint.
         error: the last line of one that failed, or what became of one that died.
         checkpoint: when it had last written one, before it was started.

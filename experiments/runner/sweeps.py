@@ -152,7 +152,7 @@ class Sweep:
                     while time.monotonic() < until and not stop.requested:
                         time.sleep(min(0.1, launcher.period))
             finally:  # done, a signal, too many failures, a full disk: what runs ends in order
-                running = [job for job in self.jobs if job.state in ("running", "stopping")]
+                running = [job for job in self.jobs if job.state in ("running", "pruning")]
                 if running and launcher.outlives:
                     screen.note(f"{len(running)} jobs go on; the same command finds them again")
                 elif running:
@@ -166,14 +166,14 @@ class Sweep:
     def _step(self) -> bool:
         """See what has ended, and start what there is room for. False when all is done."""
         for job in self.jobs:
-            if job.state in ("running", "stopping"):
+            if job.state in ("running", "pruning"):
                 self.progress[job].update()
                 code = self.launcher.poll(job)
                 if code is not None:
                     self._settle(job, code)
         self.watch()
         queued = [job for job in self.jobs if job.state == "queued"]
-        free = self.launcher.slots - sum(job.state in ("running", "stopping") for job in self.jobs)
+        free = self.launcher.slots - sum(job.state in ("running", "pruning") for job in self.jobs)
         if free > len(queued):
             new = self.more(free - len(queued))
             self.jobs += new
@@ -187,7 +187,7 @@ class Sweep:
             self.launcher.submit(start)
         for job in start:
             job.state, job.error = "running", ""
-        return any(job.state in ("queued", "running", "stopping") for job in self.jobs)
+        return any(job.state in ("queued", "running", "pruning") for job in self.jobs)
 
     def _settle(self, job: Job, code: int) -> None:
         """Decide what becomes of a run that has ended.
@@ -200,8 +200,8 @@ class Sweep:
             job.state = "done"
             self._failures = 0
             return
-        if job.state == "stopping":
-            job.state = "stopped"
+        if job.state == "pruning":
+            job.state = "pruned"
             return
         # One that dies on the way, by a signal or with its machine, is gone on with; a mistake stays one.
         job.tries = 0 if checkpoint_time(job) > job.checkpoint else job.tries + 1
@@ -220,9 +220,9 @@ class Sweep:
         """Let a run go no further."""
         if job.state == "running":
             self.launcher.stop(job)
-            job.state = "stopping"
+            job.state = "pruning"
         elif job.state == "queued":
-            job.state = "stopped"
+            job.state = "pruned"
 
     def _stop(self, running: list[Job]) -> None:
         """Pass one signal on to all, and wait until they have ended."""
@@ -297,8 +297,8 @@ class Screen:
     def summary(self) -> str:
         """How many runs stand how, the best so far, and the time left."""
         sweep = self._sweep
-        states = [job.state.replace("stopping", "running") for job in sweep.jobs]
-        counts = {state: states.count(state) for state in ("running", "done", "failed", "stopped", "queued")}
+        states = [job.state.replace("pruning", "running") for job in sweep.jobs]
+        counts = {state: states.count(state) for state in ("running", "done", "failed", "pruned", "queued")}
         counts["queued"] += sweep.unknown()
         parts = [
             f"{count} {state}" for state, count in counts.items() if count or state in ("running", "done")
@@ -309,7 +309,7 @@ class Screen:
 
     def _left(self) -> str:
         """The time left, at the speed since the start; "" while that is unknown."""
-        over = ("done", "failed", "stopped")
+        over = ("done", "failed", "pruned")
         shares = [1.0 if job.state in over else self._share(job) for job in self._sweep.jobs]
         done, total = sum(shares), len(shares) + self._sweep.unknown()
         if self._first is None:
@@ -327,7 +327,7 @@ class Screen:
         table = Table("run", "step", "", "return")
         for column in table.columns[1:]:
             column.justify = "right"
-        running = [job for job in self._sweep.jobs if job.state in ("running", "stopping")]
+        running = [job for job in self._sweep.jobs if job.state in ("running", "pruning")]
         for job in running[:MAX_ROWS]:
             progress = self._sweep.progress[job]
             result = f"{progress.returns[-1]:,.1f}" if progress.returns else ""
