@@ -32,6 +32,7 @@ from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import atomic_write, check_writable
 from rlzoo.run.machine import tune_cpu
 from rlzoo.run.video import write_video
+from rlzoo.seeding import seed_global_generators
 from rlzoo.settings import Count, Seed, Settings
 from rlzoo.train import BEST_POLICY, CHECKPOINT
 
@@ -103,6 +104,7 @@ def play(settings: Request) -> tuple[Evaluation, Table, float]:
     suite.prepare(experiment, checkpoint)
     torch.set_float32_matmul_precision(experiment.matmul_precision)
     device = torch.device(experiment.device)
+    seed_global_generators(settings.seed)
     lanes = eval_lanes(settings.episodes, min(MOST_LANES, suite.lanes or MOST_LANES))
     with closing(suite.make(experiment.task, lanes, render=film)) as task:
         agent = load_agent(checkpoint, task.spaces, device)

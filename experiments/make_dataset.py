@@ -36,6 +36,7 @@ from rlzoo.replay import ReplayBuffer
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import check_writable
 from rlzoo.run.machine import resolve_device, tune_cpu
+from rlzoo.seeding import seed_global_generators
 from rlzoo.settings import Count, NotNegative, Seed, Settings
 from rlzoo.tracker import EpisodeTracker
 from rlzoo.train import BEST_POLICY, CHECKPOINT, TrainConfig
@@ -132,6 +133,8 @@ def roll_out(task: VectorTask, policy: Policy, *, steps: int, seed: int) -> list
                 rows.clear()
                 stopped[lane] = recorded >= steps
         obs = step.obs
+    if tracker.tells_success:  # those before it first did have failed
+        episodes = [dataclasses.replace(episode, success=bool(episode.success)) for episode in episodes]
     return episodes
 
 
@@ -182,6 +185,7 @@ def record(settings: Request, checkpoints: list[dict[str, Any]], task: str) -> l
     """The episodes of this kind of data."""
     tune_cpu()
     suite = suite_of(task)
+    seed_global_generators(settings.seed)
     if settings.kind == "merged":
         with closing(suite.make(task, 1)) as copies:
             files = [suite.load_data(task, source, copies.spaces) or [] for source in settings.datasets]

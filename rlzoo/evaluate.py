@@ -10,6 +10,7 @@ import torch
 
 from rlzoo.agent import Agent
 from rlzoo.replay import FrameStacker
+from rlzoo.seeding import global_generators_kept
 from rlzoo.tracker import EpisodeTracker, FinishedEpisode
 from rlzoo.types import Array, FloatArray, VectorTask
 
@@ -28,7 +29,7 @@ class Evaluation:
     Attributes:
         returns: [E], undiscounted.
         lengths: [E], in environment steps.
-        success: [E], 1 or 0, NaN where the task does not say.
+        success: [E], 1 or 0; all NaN where the task says nothing of it.
         frames: the first episode's frames, RGB [H, W, 3], if they were asked for.
     """
 
@@ -58,6 +59,7 @@ def policy_action(
     return action
 
 
+@global_generators_kept()
 def evaluate(
     agent: Agent,
     task: VectorTask,
@@ -67,12 +69,17 @@ def evaluate(
     device: torch.device,
     record: bool = False,
     deterministic: bool = True,
+    tells_success: bool = False,
 ) -> Evaluation:
     """Run `episodes` episodes, spread evenly over the task's lanes.
 
     Each lane plays the same number of episodes, so that short ones are not counted more often than long
     ones. `seed` alone decides the episodes' starts. With `record`, the first lane's first episode is filmed.
-    Not `deterministic`, actions are sampled, by PyTorch's generator.
+    Not `deterministic`, actions are sampled, by PyTorch's generator. The generators of Python and NumPy
+    themselves, which environments may draw from, are left as they were.
+
+    Where the task says that it was solved, in one of the episodes or earlier (`tells_success`), episodes of
+    which it says nothing have failed.
 
     Raises:
         ValueError: if `episodes` is not a multiple of the number of lanes.
@@ -82,7 +89,7 @@ def evaluate(
         raise ValueError(f"{episodes} episodes cannot be spread evenly over {lanes} environments")
     obs = task.reset(seed)
     stacker = FrameStacker(task.spaces)
-    tracker = EpisodeTracker(lanes)
+    tracker = EpisodeTracker(lanes, tells_success=tells_success)
     finished: list[list[FinishedEpisode]] = [[] for _ in range(lanes)]
     frames = [task.render()] if record else []
     while min(map(len, finished)) < episodes // lanes:
@@ -95,9 +102,10 @@ def evaluate(
             finished[episode.lane].append(episode)
         obs = step.obs
     results = [episode for lane in finished for episode in lane[: episodes // lanes]]
+    success = np.array([episode.success for episode in results], dtype=np.float32)
     return Evaluation(
         np.array([episode.episode_return for episode in results]),
         np.array([episode.length for episode in results]),
-        np.array([episode.success for episode in results], dtype=np.float32),
+        np.nan_to_num(success) if tracker.tells_success else success,
         frames,
     )

@@ -227,6 +227,7 @@ class Trainer:
         """One step of all environments, and the updates that are due meanwhile."""
         if self.obs is None:
             self.obs = self.task.reset(self.seed)
+            self.task.get_state()  # warns at the start of what a checkpoint cannot keep
         obs = self.obs
         action = self._choose_action(self.stacker(obs, self.tracker.begins))
         self.task.send(action)
@@ -383,8 +384,13 @@ class Trainer:
             seed=derived_seed(self.seed, EVALUATION, self.counters.step),
             device=self.device,
             record=self.film,
+            tells_success=self.tracker.tells_success,
         )
         values = self._score(result)
+        if "eval/success" in values:  # from which on silence is failure, also in hindsight
+            self.tracker.tells_success = True
+            for row in self.evaluations:
+                row.setdefault("eval/success", 0.0)
         step = self.counters.step
         if not math.isfinite(values["eval/return"]):
             self._fail_not_finite("eval/return", values["eval/return"])
@@ -445,6 +451,7 @@ class Trainer:
             "counters": vars(self.counters).copy(),
             "metrics": {name: value.cpu() for name, value in self.metrics.items()},
             "lanes": {name: torch.from_numpy(value.copy()) for name, value in self._lane_arrays().items()},
+            "tells_success": self.tracker.tells_success,
             "finished": list(self.finished),
             "evaluations": [dict(row) for row in self.evaluations],
             "generators": {
@@ -476,7 +483,6 @@ class Trainer:
         if self.joined is not None:
             self.joined.load_state_dict(state["joined"])
         if state["obs"] is not None:
-            self.task.reset(self.seed)  # simulators must have begun before a state can be put into them
             self.task.set_state(state["task"])
             self.obs = {name: value.numpy() for name, value in state["obs"].items()}
         self.stacker.frames = None if state["frames"] is None else state["frames"].numpy()
@@ -484,6 +490,7 @@ class Trainer:
         self.metrics = {name: value.to(self.device) for name, value in state["metrics"].items()}
         for name, array in self._lane_arrays().items():
             array[:] = state["lanes"][name].numpy()
+        self.tracker.tells_success = state.get("tells_success", False)
         self.finished = [tuple(episode) for episode in state["finished"]]
         self.evaluations = [dict(row) for row in state["evaluations"]]
         generators = state["generators"]

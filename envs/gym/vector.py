@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,13 +16,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.spaces import Box, Dict
+from gymnasium.spaces import Box, Dict, Tuple
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
+from envs.checks import misfit, one_number, require_finite
 from envs.gym import snapshot
-from envs.gym.snapshot import Environment
+from envs.gym.snapshot import Environment, Snapshots
 from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
+from rlzoo.seeding import derived_seed, global_generators_kept, seed_global_generators
 from rlzoo.types import Array, FloatArray, Spaces, Step
 
 Observation = Array | dict[str, Array]  # a vector [S], or {"state": [S], "pixels": u8 [V, C, H, W]}
@@ -33,30 +36,43 @@ class Lane(gym.Wrapper[dict[str, Array], FloatArray, Any, Any]):
     * Actions are vectors [A] in [-1, 1], clipped to that and mapped linearly to the environment's bounds.
     * Observations are dicts with the vector "state" [S]; Dict spaces are flattened in Gymnasium's order
       (sorted keys). A Dict of exactly "state" [S] and "pixels" u8 [V, C, H, W] stays one.
+    * Values of another shape are refused, unless they differ in nothing but dimensions of one at the end.
     * `info` is ``{"success": x}`` with 1, 0, or NaN where the task does not say.
     * The step after an episode's end ignores its action and returns the first observation of a new episode
       with reward 0 and success NaN. The lane does this itself, so that what a restored snapshot does next
       depends on the snapshot alone and not on a flag that a vector environment keeps elsewhere.
 
+    * A snapshot of an environment that cannot be saved whole has its wrappers' state. The lane that it is put
+      into ends the episode under way with its next step: truncated, reward 0, the last observation again.
+
     Attributes:
         needs_reset: whether the episode has ended, so that the next step begins a new one.
+        episode_step: how many steps the episode has had.
 
     Raises:
-        UserError: the action space is not a bounded Box of floats, or the observations are not numbers.
+        UserError: the action space is not a bounded Box of floats, or the observations are not numbers; from
+            `reset` and `step`: what the environment returned is not what its spaces say.
     """
 
     def __init__(self, env: Environment, task: str) -> None:
         super().__init__(env)
         actions = env.action_space
-        is_bounded = isinstance(actions, Box) and actions.is_bounded() and np.all(actions.low < actions.high)
-        if not (isinstance(actions, Box) and is_bounded and np.issubdtype(actions.dtype, np.floating)):
+        if not (
+            isinstance(actions, Box) and _is_bounded(actions) and np.issubdtype(actions.dtype, np.floating)
+        ):
             shown = " ".join(str(actions).split())
             raise UserError(
-                f"{task}: agents need actions in a bounded Box of floats (low < high), not in {shown}"
+                f"{task}: agents need actions in a Box of floats with bounds (within ±1e18), not in {shown}"
             )
         seen = _agent_space(env.observation_space, task)
         self.task = task
         self.needs_reset = False
+        self.episode_step = 0
+        self._snapshots = Snapshots(env)
+        self._seed: int | None = None  # the latest that it was given
+        self._episodes = 0  # begun since then
+        self._is_lost = False  # whether the episode under way cannot go on
+        self._obs: dict[str, Array] = {}
         self.action_space = Box(-1.0, 1.0, (actions.low.size,), np.float32)
         self.observation_space = seen  # type: ignore[assignment]
         self._range = ActionRange(actions.low.ravel(), actions.high.ravel())
@@ -66,12 +82,20 @@ class Lane(gym.Wrapper[dict[str, Array], FloatArray, Any, Any]):
         self._is_vector = isinstance(env.observation_space, Box) and len(env.observation_space.shape) == 1
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[dict[str, Array], Any]:
+        if seed is not None:
+            self._seed, self._episodes = seed, 0
+            seed_global_generators(seed)
+        elif self._is_lost and self._seed is not None:
+            seed = self._next_seed  # an environment that is as it was made has nothing to draw seeds from
         try:
             obs, _ = self.env.reset(seed=seed, options=options)
         except Exception as error:
             raise self._failure("reset", error) from error
-        self.needs_reset = False
-        return self._named(obs), {}
+        self._episodes += 1
+        self.needs_reset = self._is_lost = False
+        self.episode_step = 0
+        self._obs = self._named(obs)
+        return self._obs, {}
 
     def step(self, action: FloatArray) -> tuple[dict[str, Array], float, bool, bool, dict[str, float]]:
         return self.advance(self.inner_action(action))
@@ -89,13 +113,23 @@ class Lane(gym.Wrapper[dict[str, Array], FloatArray, Any, Any]):
         """
         if self.needs_reset:
             return self.reset()[0], 0.0, False, False, {"success": np.nan}
+        self.episode_step += 1
+        if self._is_lost:
+            self.needs_reset = True
+            return self._obs, 0.0, False, True, {"success": np.nan}
         try:
             obs, reward, terminated, truncated, info = self.env.step(inner_action)
+            success = info["success"] if "success" in info else info.get("is_success")
         except Exception as error:
             raise self._failure("step", error) from error
-        self.needs_reset = bool(terminated or truncated)
-        success = info.get("success", info.get("is_success", np.nan))
-        return self._named(obs), float(reward), bool(terminated), bool(truncated), {"success": float(success)}
+        if not (isinstance(reward, float) and type(terminated) is type(truncated) is bool):
+            reward = one_number(self.task, "reward", reward)
+            terminated = bool(one_number(self.task, "terminated", terminated))
+            truncated = bool(one_number(self.task, "truncated", truncated))
+        success = np.nan if success is None else one_number(self.task, "success", success)
+        self.needs_reset = terminated or truncated
+        self._obs = self._named(obs)
+        return self._obs, reward, terminated, truncated, {"success": success}
 
     def render(self) -> Any:
         if self.render_mode is None:
@@ -107,23 +141,66 @@ class Lane(gym.Wrapper[dict[str, Array], FloatArray, Any, Any]):
 
     @property
     def snapshot(self) -> dict[str, Any]:
-        """All that the lane needs to go on bit for bit (see `envs.gym.snapshot`); setting it restores it."""
-        return {"needs_reset": self.needs_reset} | snapshot.take(self.env)
+        """What the lane needs to go on, bit for bit unless ``["lost"]`` says what could not be kept.
+
+        Setting it restores it, into an environment that has just been made (see `envs.gym.snapshot`).
+        """
+        state = self._snapshots.take()
+        own = {name: getattr(self, f"_{name}") for name in ("seed", "episodes", "is_lost")}
+        own |= {"needs_reset": self.needs_reset, "episode_step": self.episode_step}
+        if state["lost"] or self._is_lost:
+            own |= {"is_lost": True, "obs": {name: np.array(value) for name, value in self._obs.items()}}
+        return state | own
 
     @snapshot.setter
     def snapshot(self, state: Mapping[str, Any]) -> None:
         try:
-            snapshot.restore(self.env, state)
-            self.needs_reset = state["needs_reset"]
-        except (AttributeError, KeyError, ValueError) as error:
+            self._snapshots.restore(state)
+            self._seed, self._episodes, self._is_lost = state["seed"], state["episodes"], state["is_lost"]
+            self.needs_reset, self.episode_step = state["needs_reset"], state["episode_step"]
+            self._obs = state.get("obs", {})
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{self.task}: the saved state is of another task or version of the simulator ({error})"
             ) from error
 
+    @property
+    def _next_seed(self) -> int:
+        assert self._seed is not None
+        return derived_seed(self._seed, self._episodes)
+
     def _named(self, obs: Any) -> dict[str, Array]:
-        if self._is_named:
-            return obs  # type: ignore[no-any-return]
-        return {"state": obs if self._is_vector else gym.spaces.flatten(self._inner_observations, obs)}  # type: ignore[dict-item]
+        space = self._inner_observations
+        if self._is_vector and type(obs) is np.ndarray and obs.shape == space.shape and obs.dtype.kind == "f":
+            return {"state": obs}
+        if not self._is_named:
+            return {"state": self._flat(space, obs, "observation")}
+        if not (isinstance(obs, Mapping) and {"state", "pixels"} <= set(obs)):
+            raise misfit(self.task, "observation", obs, str(space))
+        assert isinstance(space, Dict)
+        pixels, expected = np.asarray(obs["pixels"]), space["pixels"]
+        if (pixels.dtype, pixels.shape) != (expected.dtype, expected.shape):
+            raise misfit(self.task, "observation['pixels']", pixels, f"{expected.dtype} {expected.shape}")
+        return {
+            "state": self._flat(space["state"], obs["state"], "observation['state']"),
+            "pixels": pixels,
+        }
+
+    def _flat(self, space: gym.Space[Any], value: Any, key: str) -> Array:
+        """An observation of `space` as a vector, in the order of `gymnasium.spaces.flatten`."""
+        try:
+            if isinstance(space, (Dict, Tuple)):
+                inside = space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces)
+                parts = [self._flat(part, value[name], f"{key}[{name!r}]") for name, part in inside]
+                return np.concatenate(parts)
+            if not isinstance(space, Box):
+                return np.asarray(gym.spaces.flatten(space, value))
+            array = np.asarray(value)
+            if _trimmed(array.shape) == _trimmed(space.shape):
+                return (array if array.dtype.kind in "fiub" else array.astype(np.float64)).ravel()
+            raise misfit(self.task, key, value, f"{space.dtype} {space.shape}")
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise misfit(self.task, key, value, str(space)) from error
 
     def _failure(self, where: str, error: Exception) -> RuntimeError:
         # One argument, so that Gymnasium can rebuild it when it comes from another process.
@@ -162,6 +239,13 @@ class GymVectorTask:
         """
         self.task = task
         self.num_envs = len(make_envs)
+        # So that what an environment draws from the generators of Python and NumPy while it is made is the
+        # same when it is made for a resumed run, and in a process of its own.
+        seeds = np.random.randint(2**32, size=self.num_envs, dtype=np.uint32).tolist()  # noqa: NPY002
+        make_envs = [partial(_make_seeded, *each) for each in zip(make_envs, seeds, strict=True)]
+        self._make_envs = make_envs
+        self._is_as_made = True
+        self._told: set[str] = set()  # warnings
         self._lanes: list[Lane] = []
         self._workers: AsyncVectorEnv | None = None
         self._action: FloatArray | None = None  # [N, A], between `send` and `receive`
@@ -180,9 +264,13 @@ class GymVectorTask:
         # Every lane's seed is drawn by a hash of `seed`: with seed + i for lane i, the runs of seeds 1 and 2
         # would have most of them in common.
         seeds = np.random.SeedSequence(seed).generate_state(self.num_envs).tolist()
+        self._is_as_made = False
         if self._workers is not None:
-            return self._ask(self._workers.reset, seed=seeds)[0]  # type: ignore[no-any-return]
-        return self._stacked([lane.reset(seed=s)[0] for lane, s in zip(self._lanes, seeds, strict=True)])
+            obs = self._ask(self._workers.reset, seed=seeds)[0]
+        else:
+            obs = self._stacked([lane.reset(seed=s)[0] for lane, s in zip(self._lanes, seeds, strict=True)])
+        require_finite(self.task, obs, np.zeros(self.num_envs, np.float32), self._episode_steps)
+        return obs  # type: ignore[no-any-return]
 
     def send(self, action: FloatArray) -> None:
         action = np.array(action, dtype=np.float32)
@@ -196,16 +284,25 @@ class GymVectorTask:
         assert self._action is not None, "receive() was called without send()"
         action, self._action = self._action, None
         if self._workers is None:
-            return self._step_lanes(action)
-        obs, rewards, terminated, truncated, infos = self._ask(self._workers.step_wait)
-        success = infos["success"].astype(np.float32)
-        return Step(obs, rewards.astype(np.float32), terminated, truncated, success)
+            step = self._step_lanes(action)
+        else:
+            obs, rewards, terminated, truncated, infos = self._ask(self._workers.step_wait)
+            success = infos["success"].astype(np.float32)
+            step = Step(obs, rewards.astype(np.float32), terminated, truncated, success)
+        require_finite(self.task, step.obs, step.reward, self._episode_steps)
+        return step
+
+    def _episode_steps(self) -> Sequence[int]:
+        if self._workers is not None:
+            return self._ask(self._workers.get_attr, "episode_step")  # type: ignore[no-any-return]
+        return [lane.episode_step for lane in self._lanes]
 
     def get_state(self) -> list[dict[str, Any]]:
         if self._workers is not None:
             snapshots = self._ask(self._workers.get_attr, "snapshot")
         else:
             snapshots = [lane.snapshot for lane in self._lanes]
+        self._tell_of_lost(snapshots, "a checkpoint cannot keep", "resuming begins new episodes")
         return [snapshot.to_tensors(state) for state in snapshots]
 
     def set_state(self, state: list[dict[str, Any]]) -> None:
@@ -214,10 +311,30 @@ class GymVectorTask:
                 f"{self.task}: the saved state is of {len(state)} environments, this run has {self.num_envs}"
             )
         snapshots = [snapshot.from_tensors(saved) for saved in state]
+        self._tell_of_lost(snapshots, "the checkpoint does not have", "new episodes begin")
+        if not self._is_as_made:
+            self.restart()
+        self._is_as_made = False
         if self._workers is not None:
             self._ask(self._workers.set_attr, "snapshot", snapshots)
         for lane, saved in zip(self._lanes, snapshots, strict=False):  # without lanes in worker processes
             lane.snapshot = saved
+
+    def _tell_of_lost(self, snapshots: Sequence[Mapping[str, Any]], problem: str, consequence: str) -> None:
+        lost = list(dict.fromkeys(what for state in snapshots for what in state.get("lost", ())))
+        if lost and problem not in self._told:
+            self._told.add(problem)
+            shown = ", ".join(lost[:2]) + (f" and {len(lost) - 2} more" if len(lost) > 2 else "")
+            print(f"warning: {self.task}: {problem} {shown}; {consequence}", file=sys.stderr)
+
+    def restart(self) -> None:
+        """Make the environments anew."""
+        self.close()
+        self._action, self._is_as_made = None, True
+        if self._workers is not None:
+            self._workers = _start_workers(self.task, self._make_envs)
+        else:
+            self._lanes = [Lane(make_env(), self.task) for make_env in self._make_envs]
 
     def render(self) -> npt.NDArray[np.uint8]:
         if self._workers is not None:
@@ -271,6 +388,20 @@ class GymVectorTask:
             ) from error
 
 
+def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the dimensions of one at its end."""
+    while shape and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def _is_bounded(actions: Box) -> bool:
+    """Whether there is something to choose, within bounds; a dimension may be fixed."""
+    # Beyond, squares of actions overflow float32: such bounds are meant as none.
+    largest = np.abs([actions.low, actions.high]).max()
+    return bool(largest < 1e18 and (actions.low < actions.high).any())
+
+
 def _agent_space(space: gym.Space[Any], task: str) -> Dict:
     """The space of a lane's observations, from the environment's."""
     if isinstance(space, Dict) and set(space) == {"state", "pixels"}:
@@ -310,6 +441,12 @@ def _start_workers(task: str, make_envs: Sequence[Callable[[], Environment]]) ->
         raise RuntimeError(f"{task}: a simulator's process ended while it was starting") from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def _make_seeded(make_env: Callable[[], Environment], seed: int) -> Environment:
+    with global_generators_kept():
+        seed_global_generators(seed)
+        return make_env()
 
 
 def _make_worker_lane(task: str, make_env: Callable[[], Environment], parent: int) -> Lane:

@@ -41,6 +41,7 @@ from rlzoo.run.logger import Logger
 from rlzoo.run.machine import tune_cpu
 from rlzoo.run.progress import Progress, evaluation_table, tensorboard_hint
 from rlzoo.run.signals import StopSignal
+from rlzoo.seeding import seed_global_generators
 from rlzoo.train import CHECKPOINT, Counters, TrainConfig, Trainer
 from rlzoo.types import VectorTask
 
@@ -145,6 +146,7 @@ def build(
     The data are let go of on return: from then on the buffers hold them.
     """
     suite.prepare(experiment, checkpoint)
+    seed_global_generators(experiment.seed)  # what environments draw while they are made
     config = experiment.train
     task = suite.make(experiment.task, config.num_envs, processes=config.processes)
     stack.callback(task.close)

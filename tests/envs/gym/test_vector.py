@@ -1,6 +1,7 @@
 """Closed-form tests of the Gymnasium adapter with an environment that counts."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Text
 
 from envs.gym.vector import GymVectorTask, Lane
 from rlzoo.errors import UserError
+from rlzoo.seeding import seed_global_generators
 from tests.helpers.counting import (
     HIGH,
     IN_PROCESS_AND_PROCESSES,
@@ -190,6 +193,21 @@ def test_an_environment_that_keeps_its_action_keeps_its_value():
         np.testing.assert_allclose(last, (space.low + space.high) / 2)
 
 
+@pytest.mark.parametrize(
+    "space",
+    [
+        Box(np.array([-1, 0]), np.array([1, 0]), dtype=np.float64),
+        Box(np.float32([[2, -3], [5, 5]]), np.float32([[2, 3], [5, 5]])),
+    ],
+    ids=str,
+)
+def test_a_dimension_may_be_fixed(space):
+    lane = Lane(Fixed(Box(0, 1, (1,)), action_space=space), "t")
+    size = space.low.size
+    for unit, bound in ((-1, space.low), (1, space.high)):
+        np.testing.assert_array_equal(lane.inner_action(np.full(size, unit, np.float32)), bound)
+
+
 def test_actions_of_any_shape():
     env = Fixed(Box(0, 1, (1,)), np.zeros(1, np.float32), Box(-3, 3, (2, 2)))
     task = GymVectorTask("t", [lambda: env])
@@ -207,7 +225,9 @@ def test_actions_of_any_shape():
         Box(0, 255, (2,), np.uint8),
         Box(-np.inf, np.inf, (2,)),
         Box(np.array([-1, 0], np.float32), np.array([1, np.inf], np.float32)),
-        Box(np.array([-1, 0], np.float32), np.array([1, 0], np.float32)),
+        Box(np.array([0, 3], np.float32), np.array([0, 3], np.float32)),
+        Box(-3.4e38, 3.4e38, (2,)),
+        Box(np.array([-1, -np.finfo(np.float64).max]), np.array([1, 0]), dtype=np.float64),
     ],
     ids=str,
 )
@@ -252,6 +272,170 @@ def test_pixels_of_another_kind_are_refused():
 def test_observations_that_are_no_numbers_are_refused():
     with pytest.raises(UserError, match=r"^Talk-v1: observations .*Sequence"):
         Lane(Fixed(gym.spaces.Sequence(Text(3))), "Talk-v1")
+
+
+# ---- Values that do not fit -------------------------------------------------------------------------------
+
+
+class Returning(gym.Env):
+    """Returns `wrong` in place of what is right in the third step of its second episode, or on its reset."""
+
+    action_space = Box(-1, 1, (1,))
+
+    def __init__(self, space, where, wrong):
+        self.observation_space, self.where, self.wrong = space, where, wrong
+        self.good = space.sample()
+        self.episode = self.count = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episode, self.count = self.episode + 1, 0
+        return (self.wrong if self.where == "reset" and self.episode == 2 else self.good), {}
+
+    def step(self, action):
+        self.count += 1
+        found = {"observation": self.good, "reward": 1.0, "terminated": self.count == 4, "truncated": False}
+        found["success"] = True
+        if self.episode == 2 and self.count == 3 and self.where in found:
+            found[self.where] = self.wrong
+        return *list(found.values())[:4], {"success": found["success"]}
+
+
+THREE = Box(-9, 9, (3,))
+
+
+def play_until_wrong(where, wrong, *, space=THREE, processes=False):
+    """Returns the last step if no error comes. The first lane is never wrong."""
+    make_envs = [partial(Returning, space, right_or_wrong, wrong) for right_or_wrong in (None, where)]
+    task = GymVectorTask("Own-v0", make_envs, processes=processes)
+    try:
+        task.reset(0)
+        return play(task, zeros(task, 8))[-1]
+    finally:
+        task.close()
+
+
+@IN_PROCESS_AND_PROCESSES
+@pytest.mark.parametrize(
+    ("where", "wrong", "which"),
+    [
+        ("observation", np.array([0, 1, np.nan]), r"observation\[2\] = nan"),
+        ("observation", np.array([0, -np.inf, np.nan]), r"observation\[1\] = -inf"),
+        ("observation", np.array([1e300, 0, 0]), r"observation\[0\] = inf"),  # as float32, which agents see
+        ("observation", [0.0, None, 1.0], r"observation\[1\] = nan"),
+        ("reward", np.nan, "reward = nan"),
+        ("reward", -np.inf, "reward = -inf"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow")
+@QUIET_GYMNASIUM
+def test_what_is_not_finite_is_refused_before_anybody_gets_it(where, wrong, which, processes):
+    message = rf"^Own-v0: environment 1 returned {which} in step 3 of its episode; .*checkpoint"
+    with pytest.raises(UserError, match=message) as caught:
+        play_until_wrong(where, wrong, processes=processes)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_reset_is_checked_too():
+    wrong = np.array([0, np.nan, 0])
+    with pytest.raises(UserError, match=r"environment 1 returned observation\[1\] = nan on its reset;"):
+        play_until_wrong("reset", wrong)
+    first = GymVectorTask("Own-v0", [partial(Fixed, Box(0, 9, (3,)), wrong)])
+    with pytest.raises(UserError, match=r"environment 0 returned observation\[1\] = nan on its reset;"):
+        first.reset(0)
+
+
+@pytest.mark.parametrize("key", ["reward", "terminated", "truncated", "success"])
+@pytest.mark.parametrize("form", [lambda x: [x], lambda x: np.array([[x]]), np.bool_, torch.tensor])
+def test_a_single_number_may_be_in_an_array(key, form):
+    step = play_until_wrong(key, form(True))
+    assert getattr(step, key)[1] == 1
+
+
+def test_none_as_success_is_unknown():
+    assert np.isnan(play_until_wrong("success", None).success[1])
+
+
+@pytest.mark.parametrize(
+    ("space", "fitting"),
+    [
+        (Box(-9, 9, (3,)), np.array([[1.0], [2], [3]])),  # a column for a vector
+        (Box(-9, 9, (3,)), [1, 2, 3]),
+        (Box(-9, 9, (1,)), 1.0),
+        (Box(-9, 9, ()), np.array([[1.0]])),
+        (Dict({"a": Box(-9, 9, (2,)), "b": Discrete(3)}), {"b": np.int64(0), "a": np.array([[1], [2]])}),
+        (Box(-9, 9, (3,), np.int64), np.array([1, 2, 3], np.uint8)),
+    ],
+    ids=str,
+)
+def test_dimensions_of_one_at_the_end_do_not_matter(space, fitting):
+    seen = play_until_wrong("observation", fitting, space=space).obs["state"][1]
+    assert seen.tolist() == ([1, 2, 1, 0, 0] if isinstance(space, Dict) else [1, 2, 3][: len(seen)])
+
+
+IMAGES = Dict({"state": Box(-9, 9, (2,)), "pixels": Box(0, 255, (1, 3, 4, 4), np.uint8)})
+
+
+@IN_PROCESS_AND_PROCESSES
+@pytest.mark.parametrize(
+    ("where", "space", "wrong", "message"),
+    [
+        ("observation", THREE, 1.0, r"observation is 1.0, expected float32 \(3,\)"),
+        ("observation", THREE, np.zeros((1, 3)), r"observation is float64 \(1, 3\), expected .*"),
+        ("observation", THREE, None, r"observation is None, expected .*"),
+        ("observation", Box(-9, 9, (2, 3)), np.zeros((3, 2)), r"observation is float64 \(3, 2\), .*"),
+        (
+            "observation",
+            Dict({"a": Box(-9, 9, (2,)), "b": Box(-9, 9, (2,))}),
+            {"a": np.zeros(3), "b": np.zeros(1)},
+            r"observation\['a'\] is float64 \(3,\), expected float32 \(2,\)",
+        ),
+        ("observation", Dict({"a": Box(-9, 9, (2,))}), {"b": np.zeros(2)}, r"observation is {'b'.*"),
+        ("observation", IMAGES, {"state": np.zeros(2), "pixels": np.zeros((1, 3, 4, 4))},
+         r"observation\['pixels'\] is float64 \(1, 3, 4, 4\), expected uint8 \(1, 3, 4, 4\)"),
+        ("observation", IMAGES, {"state": np.zeros(3), "pixels": np.zeros((1, 3, 4, 4), np.uint8)},
+         r"observation\['state'\] is float64 \(3,\), expected float32 \(2,\)"),
+        ("reward", THREE, np.array([1.0, 2.0]), r"reward is float64 \(2,\), expected one number"),
+        ("reward", THREE, None, r"reward is None, expected one number"),
+        ("success", THREE, "yes", r"success is 'yes', expected one number"),
+        ("terminated", THREE, np.array([True, False]), r"terminated is bool \(2,\), expected .*"),
+    ],
+)  # fmt: skip
+@QUIET_GYMNASIUM
+def test_everything_else_is_one_line(where, space, wrong, message, processes):
+    with pytest.raises(UserError, match=rf"^Own-v0: {message}$") as caught:
+        play_until_wrong(where, wrong, space=space, processes=processes)
+    assert "\n" not in str(caught.value)
+
+
+# ---- Generators of Python and NumPy -----------------------------------------------------------------------
+
+
+class Global(Counting):
+    """Draws from the generators of Python and NumPy themselves, also while it is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.goal = random.random() + np.random.normal()  # noqa: NPY002
+
+    def observe(self, action):
+        return np.array([self.goal, random.random(), np.random.uniform(), self.count])  # noqa: NPY002
+
+
+@IN_PROCESS_AND_PROCESSES
+def test_generators_of_python_and_numpy_are_seeded(processes):
+    def draw(seed):
+        seed_global_generators(seed)
+        task = GymVectorTask("t", [Global] * 2, processes=processes)
+        random.seed(), np.random.seed()  # noqa: NPY002
+        first = task.reset(seed)["state"]
+        values = [first, *(step.obs["state"] for step in play(task, zeros(task, 6)))]
+        task.close()
+        return np.stack(values)
+
+    one, again, other = draw(1), draw(1), draw(2)
+    np.testing.assert_array_equal(one, again)
+    assert not (one[..., :3] == other[..., :3]).any()
+    assert not (one[:, 0, :3] == one[:, 1, :3]).any()  # nor do the copies draw the same
 
 
 # ---- Failures and closing --------------------------------------------------------------------------------
