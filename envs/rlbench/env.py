@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from envs.checks import require_finite
 from envs.rlbench.process import SimulatorCrash, SimulatorProcess
 from envs.rlbench.protocol import (
     ACTION_DIM,
@@ -134,7 +135,7 @@ class RLBenchTask:
         self.spaces = Spaces(lanes[0].state_dim, ACTION_DIM, pixels, stack)
         self._lanes = lanes
         self._can_render = render
-        self._is_under_way = False
+        self._is_under_way = self._has_told = False
 
     def reset(self, seed: int) -> dict[str, Array]:
         seeds = np.random.SeedSequence(seed).generate_state(self.num_envs).tolist()
@@ -142,7 +143,9 @@ class RLBenchTask:
             lane.begin_reset(own)
         for lane in self._lanes:
             lane.finish()
-        return self._observations()
+        obs = self._observations()
+        require_finite(self.task, obs, np.zeros(self.num_envs, np.float32), self._episode_steps)
+        return obs
 
     def send(self, action: FloatArray) -> None:
         if np.shape(action) != (self.num_envs, ACTION_DIM):
@@ -161,10 +164,18 @@ class RLBenchTask:
         columns = zip(*(lane.finish() for lane in self._lanes), strict=True)
         types = (np.float32, np.bool_, np.bool_, np.float32)
         values = [np.array(column, dtype) for column, dtype in zip(columns, types, strict=True)]
-        return Step(self._observations(), *values)
+        step = Step(self._observations(), *values)
+        require_finite(self.task, step.obs, step.reward, self._episode_steps)
+        return step
+
+    def _episode_steps(self) -> list[int]:
+        return [lane.steps for lane in self._lanes]
 
     def get_state(self) -> list[dict[str, Any]]:
         """What a resumed run needs; without the physics, which cannot be saved."""
+        if not self._has_told:
+            self._has_told = True
+            _warn(f"{self.task}: a checkpoint cannot keep CoppeliaSim's scene; resuming begins new episodes")
         return [lane.get_state() for lane in self._lanes]
 
     def set_state(self, state: list[dict[str, Any]]) -> None:
@@ -177,6 +188,7 @@ class RLBenchTask:
             raise UserError(f"the saved state is of {len(state)} environments, this run has {self.num_envs}")
         for lane, own in zip(self._lanes, state, strict=True):
             lane.set_state(own)
+        _warn(f"{self.task}: the checkpoint does not have CoppeliaSim's scene; new episodes begin")
 
     def render(self) -> npt.NDArray[np.uint8]:
         """The first environment's scene, RGB [192, 320, 3]; black where its simulator has crashed."""
@@ -199,6 +211,7 @@ class _Lane:
         state_dim: S, the length of ``obs["state"]``.
         obs: the last observation: "state" f32 [S], with images also "pixels" u8 [V, 3, H, W].
         needs_reset: whether the episode has ended, so that the next step begins a new one.
+        steps: how many the episode has had.
         crashes, invalid_actions: how often the simulator crashed, and how often RLBench refused an action.
     """
 
@@ -215,7 +228,7 @@ class _Lane:
         self._task, self._actions, self._images = task, actions, images
         self._limit = TIME_LIMITS.get(task, DEFAULT_TIME_LIMIT)
         self._seeds = np.random.default_rng()
-        self._steps = 0
+        self.steps = 0
         self._seed: int | None = None  # of the episode that is beginning, while it is
         self._is_lost = False  # the episode under way cannot go on
 
@@ -245,7 +258,7 @@ class _Lane:
             self._finish_reset(self._seed)
             self._seed = None
             return 0.0, False, False, np.nan
-        self._steps += 1
+        self.steps += 1
         self.needs_reset = True
         cut = 0.0, False, True, 0.0
         if self._is_lost:
@@ -263,7 +276,7 @@ class _Lane:
             self._lose(crash, "the episode is cut, a new one begins")
             return cut
         self._observe(observation)
-        truncated = not over and self._steps >= self._limit
+        truncated = not over and self.steps >= self._limit
         self.needs_reset = over or truncated
         return float(solved), over, truncated, float(solved)
 
@@ -279,7 +292,7 @@ class _Lane:
                 self._lose(crash, "it is launched anew")
                 if attempt == _MOST_LAUNCHES:
                     raise UserError(f"{self._task}: RLBench does not begin an episode ({crash})") from crash
-        self._steps = 0
+        self.steps = 0
         self.needs_reset = self._is_lost = False
 
     def _lose(self, crash: SimulatorCrash, consequence: str) -> None:

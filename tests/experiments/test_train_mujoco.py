@@ -1,0 +1,202 @@
+"""Environments of one's own, from the command line: what they return, what they draw, how they go on."""
+
+import re
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import h5py
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from experiments.compare import read_run
+from experiments.runner.launch import main
+from experiments.train_mujoco import MujocoSuite
+from rlzoo.errors import UserError
+from rlzoo.run.checkpoint import load_checkpoint
+from rlzoo.run.progress import evaluation_table
+
+MODULE = '''
+import itertools, os, random
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box
+
+class Walk(gym.Env):
+    """A walk on a line, for nine steps."""
+    observation_space = Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = Box(-1, 1, (2,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state, self.steps = self.np_random.uniform(-1, 1, 2), 0
+        return self.state.copy(), {}
+
+    def step(self, action):
+        self.steps += 1
+        self.state[0] += self.push(action)
+        return self.state.copy(), -abs(self.state[0]), False, self.steps == 9, self.info()
+
+    def push(self, action):
+        return 0.1 * float(action[0])
+
+    def info(self):
+        return {}
+
+class Fixed(Walk):
+    action_space = Box(np.array([-1, 0]), np.array([1, 0]), dtype=np.float64)
+    def push(self, action):
+        assert action[1] == 0
+        return super().push(action)
+
+class Drawing(Walk):
+    """Draws its goal and its noise from the generators of Python and NumPy."""
+    def __init__(self):
+        self.goal = random.random()
+    def push(self, action):
+        return super().push(action) + 0.1 * random.random() + 0.1 * np.random.normal() * self.goal
+
+class Breaking(Walk):
+    """Diverges in its hundredth step."""
+    total = itertools.count(1)
+    def push(self, action):
+        return super().push(action) + (np.inf if next(Breaking.total) == int(os.environ["BREAKS_AT"]) else 0)
+
+class Telling(Walk):
+    """Tells of success only where it was one."""
+    def info(self):
+        is_solved = self.steps == 9 and abs(self.state[0]) < float(os.environ["SOLVED"])
+        return {"is_success": True} if is_solved else {}
+
+class Engine(Walk):
+    """Its world is somewhere else."""
+    def __init__(self):
+        self.world = (0.01 * i for i in itertools.count())
+    def push(self, action):
+        return super().push(action) + next(self.world)
+
+for kind in (Walk, Fixed, Drawing, Breaking, Telling, Engine):
+    gym.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=50)
+'''
+FLAGS = ["--warmup-steps", "20", "--batch-size", "8", "--agent.hidden", "8", "8", "--buffer-capacity", "1000"]
+FLAGS += ["--eval-every", "50", "--eval-episodes", "4", "--log-every", "50", "--checkpoint-every", "50"]
+FLAGS += ["--threads", "1", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path, monkeypatch):
+    (tmp_path / "walks.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    yield
+    sys.modules.pop("walks", None)
+    for name in re.findall(r"class (\w+)", MODULE):
+        gym.registry.pop(f"{name}-v0", None)
+
+
+def train(name: str, task: str, *flags: str) -> Path:
+    arguments = ["sac", "--task", f"walks:{task}-v0", *FLAGS, "--runs-dir", name, *flags]
+    assert main(MujocoSuite, arguments) == 0
+    return run_dir(name)
+
+
+def run_dir(name: str) -> Path:
+    (info,) = Path(name).rglob("run.json")
+    return info.parent
+
+
+def state(run: Path) -> dict:
+    return load_checkpoint(run / "checkpoints" / "latest.pt")["trainer"]
+
+
+def assert_same_runs(one: Path, other: Path) -> None:
+    for part in ("agent", "replay"):
+        torch.testing.assert_close(dict(state(one)[part]), dict(state(other)[part]), rtol=0, atol=0)
+    assert read_run(one).curve("eval/return") == read_run(other).curve("eval/return")
+
+
+# ---- What an environment returns ---------------------------------------------------------------------------
+
+
+def test_a_value_that_is_not_finite_leaves_the_last_checkpoint_good(monkeypatch, tmp_path):
+    # 200 of the environment's steps are played in evaluations, at 50 and at 100.
+    monkeypatch.setenv("BREAKS_AT", "190")
+    with pytest.raises(
+        UserError, match=r"^walks:Breaking-v0: environment 0 returned observation\[0\] = inf in"
+    ):
+        train("broken", "Breaking", "--steps", "200")
+    broken = run_dir("broken")
+    assert state(broken)["counters"]["env_steps"] == 100
+    assert torch.isfinite(state(broken)["replay"]["fields"]["state"]).all()
+    assert main(MujocoSuite, ["--resume", str(broken)]) == 0
+    assert state(broken)["counters"]["env_steps"] == 200
+
+
+def dataset(path: Path, actions: np.ndarray) -> str:
+    rng = np.random.default_rng(0)
+    steps = len(actions)
+    with h5py.File(path, "w") as file:
+        file["observations"] = rng.normal(size=(steps, 2)).astype(np.float32)
+        file["actions"] = actions.astype(np.float32)
+        file["rewards"] = rng.normal(size=steps).astype(np.float32)
+        file["terminals"] = np.zeros(steps, np.bool_)
+        file["timeouts"] = np.arange(1, steps + 1) % 9 == 0
+    return str(path)
+
+
+@pytest.mark.parametrize("flags", [[], ["--rescale-actions"], ["--offline"]], ids=str)
+def test_a_fixed_dimension_of_the_actions_trains_with_a_dataset(flags, tmp_path):
+    actions = np.stack([np.random.default_rng(1).uniform(-1, 1, 90), np.zeros(90)], axis=1)
+    run = train("data", "Fixed", "--steps", "60", "--dataset", dataset(tmp_path / "d.hdf5", actions), *flags)
+    demonstrations = state(run)["demos"]["fields"]["action"].numpy().reshape(-1, 2)
+    assert not demonstrations[:, 1].any()  # the middle of a range that is a point
+    assert np.abs(demonstrations[:, 0]).max() > 0.5
+    assert np.isfinite(list(read_run(run).curve("eval/return").values())).all()
+
+
+def test_a_fixed_dimension_trains_without_one_too():
+    assert state(train("fixed", "Fixed", "--steps", "60"))["counters"]["env_steps"] == 60
+
+
+@pytest.mark.parametrize("solved", ["0.0", "9.0"])
+def test_a_task_that_is_first_solved_late_was_not_solved_before(solved, monkeypatch):
+    monkeypatch.setenv("SOLVED", solved)
+    run = train("telling", "Telling", "--steps", "60")
+    assert state(run)["tells_success"] == (solved == "9.0")
+    monkeypatch.setenv("SOLVED", "9.0" if solved == "0.0" else "0.0")
+    assert main(MujocoSuite, ["--resume", str(run), "--steps", "120"]) == 0
+    rates = [row["eval/success"] for row in state(run)["evaluations"]]
+    assert rates[0] == (1.0 if solved == "9.0" else 0.0)
+    assert rates[-1] == (0.0 if solved == "9.0" else 1.0)
+    Console(quiet=True).print(evaluation_table(state(run)["evaluations"]))
+
+
+# ---- Seeds and exact resumption ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [["--num-envs", "2"], ["--num-envs", "2", "--processes"]], ids=str)
+def test_an_environment_that_draws_from_python_and_numpy_is_seeded_and_goes_on_exactly(flags):
+    straight = train("a", "Drawing", "--steps", "120", *flags)
+    interrupted = train("b", "Drawing", "--steps", "74", *flags)
+    assert main(MujocoSuite, ["--resume", str(interrupted), "--steps", "120"]) == 0
+    assert_same_runs(straight, interrupted)
+    other = train("c", "Drawing", "--steps", "120", "--seed", "2", *flags)
+    assert read_run(straight).curve("eval/return") != read_run(other).curve("eval/return")
+
+
+def test_a_world_that_cannot_be_saved_is_said_at_the_start_and_on_resume(capsys):
+    run = train("engine", "Engine", "--steps", "60", "--num-envs", "2")
+    said = re.findall(r"^warning: walks:Engine-v0: (.*)", capsys.readouterr().err, re.MULTILINE)
+    assert said == ["a checkpoint cannot keep Engine.world (generator); resuming begins new episodes"]
+    assert main(MujocoSuite, ["--resume", str(run), "--steps", "120"]) == 0
+    said = re.findall(r"^warning: walks:Engine-v0: (.*)", capsys.readouterr().err, re.MULTILINE)
+    assert said[0] == "the checkpoint does not have Engine.world (generator); new episodes begin"
+    assert state(run)["counters"]["env_steps"] == 120
+
+
+def test_an_ordinary_environment_is_not_warned_of(capsys):
+    run = train("walk", "Walk", "--steps", "60")
+    assert main(MujocoSuite, ["--resume", str(run), "--steps", "120"]) == 0
+    assert "cannot keep" not in capsys.readouterr().err
