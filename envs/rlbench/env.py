@@ -188,7 +188,8 @@ class RLBenchTask:
             raise UserError(f"the saved state is of {len(state)} environments, this run has {self.num_envs}")
         for lane, own in zip(self._lanes, state, strict=True):
             lane.set_state(own)
-        _warn(f"{self.task}: the checkpoint does not have CoppeliaSim's scene; new episodes begin")
+        if not all(lane.needs_reset for lane in self._lanes):
+            _warn(f"{self.task}: the checkpoint does not have CoppeliaSim's scene; new episodes begin")
 
     def render(self) -> npt.NDArray[np.uint8]:
         """The first environment's scene, RGB [192, 320, 3]; black where its simulator has crashed."""

@@ -108,6 +108,23 @@ class Scripted:
         return Step(state, zeros, zeros > 0, ends, np.array(row, np.float32))
 
 
+class ScriptedQuiet(Scripted):
+    """Says nothing but that it was solved: lane 1 in its second episode, lane 0 never."""
+
+    nan = float("nan")
+    success = ([nan, nan], [nan, nan], [nan, nan], [nan, 1], [nan, nan], [nan, nan], [nan, nan])
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_episodes_of_which_nothing_was_said_have_failed_where_one_has_not(told: bool) -> None:
+    task = ScriptedQuiet()
+    if not told:
+        task.success = ([float("nan")] * 2,) * 7
+    act = lambda obs: np.zeros((2, 1), np.float32)  # noqa: E731
+    episodes = make_dataset.roll_out(task, act, steps=8, seed=0)  # type: ignore[arg-type]
+    assert [episode.success for episode in episodes] == ([False, False, True, False] if told else [None] * 4)
+
+
 def test_an_episode_once_solved_is_a_success_and_the_next_is_not() -> None:
     episodes = make_dataset.roll_out(
         Scripted(),  # type: ignore[arg-type]

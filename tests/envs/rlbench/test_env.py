@@ -408,14 +408,48 @@ def test_a_resumed_run_cuts_the_episode_and_goes_on_with_the_same_seeds(task, tm
     np.testing.assert_array_equal(advance(made, STILL).obs["state"], begun.obs["state"])
 
 
-def test_a_run_resumed_between_episodes_loses_nothing(task):
+def test_what_a_checkpoint_lacks_is_said_once_and_on_resume(task, capfd):
+    made = task(cameras=())
+    made.reset(0)
+    advance(made, STILL)
+    states = made.get_state(), made.get_state()
+    told = (
+        "warning: reach_target: a checkpoint cannot keep CoppeliaSim's scene; resuming begins new episodes\n"
+    )
+    assert capfd.readouterr().err == told
+    made.set_state(states[0])
+    told = "warning: reach_target: the checkpoint does not have CoppeliaSim's scene; new episodes begin\n"
+    assert capfd.readouterr().err == told
+
+
+@pytest.mark.parametrize("cameras", [("front",), ()])
+def test_joints_that_are_not_finite_are_refused(task, events, cameras):
+    made = task(count=2, cameras=cameras)
+    events(["step", 4, "not finite"])  # of one of the two, in its second step
+    made.reset(0)
+    advance(made, STILL)
+    message = r"^reach_target: environment [01] returned observation\[2\] = nan in step 2 of its episode;"
+    with pytest.raises(UserError, match=message):
+        advance(made, STILL)
+
+
+def test_a_target_that_is_not_finite_is_refused_with_the_reset(task, events):
+    made = task(cameras=())
+    events(["reset", "always", "not finite"])
+    with pytest.raises(UserError, match=r"environment 0 returned observation\[9\] = inf on its reset;"):
+        made.reset(0)
+
+
+def test_a_run_resumed_between_episodes_loses_nothing(task, capfd):
     made = task(cameras=())
     made.reset(0)
     while not advance(made, FORWARD).terminated[0]:
         pass
     state = made.get_state()
     expected = advance(made, STILL)
+    capfd.readouterr()
     made.set_state(state)
+    assert capfd.readouterr().err == ""
     again = advance(made, STILL)
     assert not again.truncated[0]
     np.testing.assert_array_equal(again.obs["state"], expected.obs["state"])

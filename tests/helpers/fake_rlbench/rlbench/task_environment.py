@@ -25,9 +25,11 @@ class TaskEnvironment:
         self._variation_number = v
 
     def reset(self, demo=None):
-        reach("reset")
+        what = reach("reset")
         self._joints = np.random.uniform(-0.1, 0.1, 7)
         self._target = np.random.uniform(-1, 1, 3) + random.random()
+        if what == "not finite":
+            self._target[1] = np.inf
         self._gripper = 1.0
         self._steps = 0
         return [self._task.__class__.__name__], self._observe()
@@ -37,6 +39,8 @@ class TaskEnvironment:
         if np.shape(action) != (8,) or action[7] not in (0.0, 1.0):
             raise InvalidActionError("wrong action")
         self._joints = self._joints + action[:7]
+        if what == "not finite":
+            self._joints[2] = np.nan
         self._gripper = float(action[7])
         self._steps += 1
         np.random.rand()
