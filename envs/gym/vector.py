@@ -62,7 +62,7 @@ class Lane(gym.Wrapper[dict[str, Array], FloatArray, Any, Any]):
         ):
             shown = " ".join(str(actions).split())
             raise UserError(
-                f"{task}: agents need actions in a Box of floats with bounds (within ±1e18), not in {shown}"
+                f"{task}: agents need actions in a bounded Box of floats (within ±1e18), not in {shown}"
             )
         seen = _agent_space(env.observation_space, task)
         self.task = task
