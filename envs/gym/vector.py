@@ -161,7 +161,8 @@ class Lane(gym.Wrapper[dict[str, Array], FloatArray, Any, Any]):
             self._obs = state.get("obs", {})
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{self.task}: the saved state is of another task or version of the simulator or of rlzoo ({error})"
+                f"{self.task}: the saved state is of another task or version of the simulator, or of "
+                f"an earlier rlzoo ({error})"
             ) from error
 
     @property
