@@ -342,14 +342,15 @@ class Numbers(Hidden):
         )
 
 
-ALL_KINDS = [Views, LaterViews, TwoNames, Cycle, Queue, OwnObjects, Generators, Keys, Numbers]
+KINDS = [Views, LaterViews, TwoNames, Cycle, Queue, OwnObjects, Generators, Keys, Numbers, GlobalGenerators]
 
 
-@pytest.mark.parametrize("kind", [*ALL_KINDS, GlobalGenerators], ids=lambda kind: kind.__name__)
-@IN_PROCESS_AND_PROCESSES
+@pytest.mark.parametrize(
+    ("kind", "processes"),
+    [*((kind, False) for kind in KINDS), (Numbers, True), (GlobalGenerators, True)],
+    ids=lambda value: getattr(value, "__name__", "processes" if value else "in-process"),
+)
 def test_state_of_every_kind_goes_on(kind, processes):
-    if processes and kind in ALL_KINDS[:-2]:
-        pytest.skip("the same code in another process")
     old, new = (GymVectorTask("t", [kind] * 2, processes=processes) for _ in range(2))
     actions = zeros(old, 20)
     old.reset(1)
