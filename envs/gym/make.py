@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 
-from envs.gym.rendering import import_mujoco, rendering_backend, use_backend
+from envs.gym.rendering import backend_of, import_mujoco, use_backend
 from envs.gym.snapshot import Environment
 from envs.gym.vector import GymVectorTask
 from rlzoo.actions import ActionRange
@@ -50,7 +50,7 @@ def make(task: str, num_envs: int, *, processes: bool = False, render: bool = Fa
     """
     _warn_of_no_time_limit(task)
     draws_with_mujoco = render and not str(find(task).entry_point).startswith(_DRAWN_BY_PYGAME)
-    backend = rendering_backend() if draws_with_mujoco else None
+    backend = backend_of(functools.partial(make_env, task, render=True)) if draws_with_mujoco else None
     make_envs = [
         functools.partial(make_env, task, render=render and i == 0, backend=backend) for i in range(num_envs)
     ]

@@ -22,6 +22,7 @@ from envs.gym import snapshot
 from envs.gym.snapshot import Environment
 from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
+from rlzoo.run.video import rgb_frame
 from rlzoo.types import Array, FloatArray, Spaces, Step
 
 Observation = Array | dict[str, Array]  # a vector [S], or {"state": [S], "pixels": u8 [V, C, H, W]}
@@ -226,7 +227,7 @@ class GymVectorTask:
             frame = self._lanes[0].render()
         if frame is None:
             raise UserError(f'{self.task} draws no frames: it was not made with render_mode="rgb_array"')
-        return np.ascontiguousarray(frame, dtype=np.uint8)
+        return rgb_frame(frame)
 
     def close(self) -> None:
         while self._lanes:  # a second call does nothing
