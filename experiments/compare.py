@@ -1,14 +1,16 @@
 """Gather finished runs into data to keep, a table and learning curves, or make the pages of results/.
 
 python experiments/compare.py results/mine results/runs/mujoco/HalfCheetah-v5 results/runs/mujoco/Hopper-v5
-python experiments/compare.py results/mine RUNS_A RUNS_B --label "ARSQ" --label "ARSQ, 5 bins"
+python experiments/compare.py results/mine RUNS_A RUNS_B --label "ARSQ" --label "ARSQ, 5 bins" --paper
 python experiments/compare.py --pages results/pages.yaml
 
 The first two write into results/mine: `curves.csv` (every evaluation of every seed, and the seconds of
 training), `runs.json` (each run's settings, command, commit, versions and hardware), `curves.png` and
 `README.md`, which shows the table and the curves. Such a folder can itself be given among the runs, so that
-seeds join published ones whose run folders are gone. Runs whose settings differ are never averaged: each set
-of settings is a row of its own, and what differs is printed.
+seeds join published ones whose run folders are gone. Runs whose settings, data or length differ are never
+averaged: each such set is a row of its own, and what differs is said. With --paper, results/mine/paper has
+figures (PNG, PDF, SVG) and tables (Markdown, LaTeX): curves, interquartile means, probabilities of
+improvement and performance profiles, all with 95 % intervals.
 
 The last makes the pages that the YAML file describes, from the published folders that it names.
 """
@@ -17,14 +19,16 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 import math
+import os
 import statistics
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -32,12 +36,16 @@ import tyro
 import yaml
 
 from algos import AGENTS
+from experiments import paper
+from experiments.aggregates import markdown_table, mean_and_spread, on_common_steps, thousands
+from experiments.paper import DATA_STYLE
 from experiments.runner.flags import Experiment
 from rlzoo.errors import UserError
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import atomic_path, atomic_write
 from rlzoo.run.folder import CONFIG_FILE, INFO_FILE, flatten_config, plain
 from rlzoo.run.logger import METRICS_FILE
+from rlzoo.types import Episode, Spaces
 
 # Settings that make a run longer, faster or better documented, but no other experiment.
 INCIDENTAL = {"suite", "script", "seed", "device", "threads", "video", "runs_dir", "preset", "config"}
@@ -48,15 +56,17 @@ RETURN, TIME_TAG = "eval/return", "time/training_s"
 SCORES = {RETURN: "return", "eval/normalized_score": "normalised score", "eval/success": "success"}
 # DSAC-T's paper counts a run's final return as the mean of its last tenth of evaluations.
 FINAL_SHARE = 0.1
+# Runs whose last evaluations are further apart than this are of different lengths.
+SAME_LENGTH = 0.95
 NOTE = (
     "Final: the mean over the last tenth of a run's evaluations; best: its highest evaluation; ±: sample "
-    "standard deviation over seeds. Thin lines are seeds, thick ones their mean."
+    "standard deviation over seeds. Thin lines are seeds; thick ones are their mean, over the steps that all "
+    "of them cover, with curves interpolated linearly between evaluations."
 )
 # An agent has one colour in every plot; what else is shown of it differs by the style of the line.
 COLORS = {"arsq": "#d55e00", "bc": "#0072b2", "cqn": "#009e73"}
 COLORS |= {"dsac-t": "#cc79a7", "sac": "#e69f00", "td3": "#56b4e9"}
 LINE_STYLES = ("solid", "dashed", "dotted", "dashdot")
-DATA_STYLE = {"color": "#666666", "linestyle": (0, (1, 2)), "linewidth": 1.5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +76,7 @@ class Run:
     Attributes:
         name: its folder's, s<seed>-<time>.
         label: given by hand, else the agent's name.
+        preset: that its settings began from; "" where that was not kept.
         info: run.json: command, commit, versions, hardware.
         settings: by flat name, without the incidental ones; those that are None are left out.
         evaluations: the eval/* values by step.
@@ -81,6 +92,19 @@ class Run:
     settings: dict[str, Any]
     evaluations: dict[int, dict[str, float]]
     training_s: dict[int, float]
+    preset: str = ""
+
+    @property
+    def last(self) -> int:
+        """The step of the last evaluation."""
+        return max(self.evaluations)
+
+    @property
+    def conditions(self) -> dict[str, str]:
+        """What two agents have to share for their results to be compared: how they learn, from what."""
+        offline = self.settings.get("data.offline"), self.settings.get("train.offline_steps")
+        mode = "offline" if offline[0] else "offline first" if offline[1] else "online"
+        return {"mode": mode, "data": Path(str(self.settings.get("data.dataset", ""))).name}
 
     def curve(self, tag: str) -> dict[int, float]:
         """The values of one tag by step."""
@@ -128,6 +152,7 @@ def read_run(folder: Path) -> Run:
         resolved = config.get("resolved", {})
         chosen = {key: resolved[key] for key in resolved if key.startswith("options.")}
         entry |= {"task": config["task"], "seed": config["seed"], "settings": flatten_config(config) | chosen}
+        entry["preset"] = str(config.get("preset") or "")
         entry["info"] = json.loads((folder / INFO_FILE).read_text())
         with (folder / METRICS_FILE).open() as file:
             return make_run(entry, csv.DictReader(file))
@@ -147,7 +172,10 @@ def make_run(entry: dict[str, Any], rows: Iterable[dict[str, str]]) -> Run:
             training_s[int(row["step"])] = float(row["value"])
     name, task, agent, label = (entry[key] for key in ("run", "task", "agent", "label"))
     info, settings = dict(entry["info"]), comparable(agent, entry["settings"])
-    return Run(name, task, agent, label, int(entry["seed"]), info, settings, dict(evaluations), training_s)
+    return Run(
+        *(name, task, agent, label, int(entry["seed"]), info, settings, dict(evaluations), training_s),
+        preset=entry.get("preset", ""),
+    )
 
 
 def comparable(agent: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -213,26 +241,84 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 
 def group(runs: Sequence[Run]) -> tuple[dict[str, list[Group]], list[str]]:
-    """The seeds of each experiment, by task; and what tells experiments of one label apart, in lines.
+    """The seeds of each experiment, by task; and what is not alike on a task, in lines.
 
-    A label that one run of an experiment was given holds for its other runs too. Of several experiments
-    with one label the oldest has the label itself, the next one "(2)" behind it, and so on.
+    A label that one run of an experiment was given holds for its other runs too. Where runs on a task learn
+    from different data, or some runs offline and some online, that stands behind the agents' names (behind
+    labels given by hand only where one label covers both). Of several experiments that still have one label,
+    one of another preset has its name behind it, else the oldest has the label itself, the next one "(2)"
+    behind it, and so on. Runs that got less far than the longest are apart, unless `--stop-at-return` ended
+    them.
     """
     given = {experiment(run): run.label for run in runs if run.label != run.agent}
-    alike: dict[tuple[str, str], dict[tuple[str, ...], list[Run]]] = defaultdict(lambda: defaultdict(list))
+    by_task: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in sorted(runs, key=lambda run: (run.name.partition("-")[2], run.name)):
         label = given.get(experiment(run), run.label) if run.label == run.agent else run.label
-        alike[run.task, label][experiment(run)].append(dataclasses.replace(run, label=label))
+        by_task[run.task][label].append(dataclasses.replace(run, label=label))
     groups: dict[str, list[Group]] = defaultdict(list)
     lines = []
-    for (task, label), experiments in sorted(alike.items()):
-        keys = differing([run for members in experiments.values() for run in members])
-        for index, members in enumerate(experiments.values()):
-            shown = f"{label} ({index + 1})" if index else label
-            groups[task].append(Group(shown, sorted(members, key=lambda run: (run.seed, run.name))))
-            values = ", ".join(f"{key}={members[0].settings.get(key)}" for key in keys)
-            lines += [f"{task}, {shown}: {values}"] if keys else []
+    for task, labelled in sorted(by_task.items()):
+        # Tasks have different data by nature, but one label has one mode on all of them.
+        data, modes = (_unlike(of) for of in ([run for run in runs if run.task == task], runs))
+        unlike = [key for key in runs[0].conditions if key in (modes if key == "mode" else data)]
+        for label, members in sorted(labelled.items()):
+            by_hand = label != members[0].agent
+            shown = _unlike(members) if by_hand else unlike
+            alike: dict[str, dict[tuple[str, ...], list[Run]]] = defaultdict(lambda: defaultdict(list))
+            for run in members:
+                parts = [label, *(run.conditions[key] for key in shown)]
+                alike[", ".join(filter(None, parts))][experiment(run)].append(run)
+            for name, experiments in sorted(alike.items()):
+                groups[task] += _told_apart(name, list(experiments.values()), lines)
+        if unlike:
+            lines += [f"{task}, {one.label}: {_described(one)}" for one in groups[task]]
     return dict(groups), lines
+
+
+def _unlike(runs: Sequence[Run]) -> list[str]:
+    """The conditions in which runs differ."""
+    return [key for key in runs[0].conditions if len({run.conditions[key] for run in runs}) > 1]
+
+
+def _described(one: Group) -> str:
+    conditions = one.runs[0].conditions
+    return f"{conditions['mode']}, {conditions['data'] or 'no --dataset'}"
+
+
+def _told_apart(label: str, experiments: Sequence[list[Run]], lines: list[str]) -> list[Group]:
+    """A group for each of the experiments of one label, oldest first, and for each length among its runs."""
+    keys = differing([run for members in experiments for run in members])
+    presets = [members[0].preset for members in experiments]
+    groups = []
+    for index, members in enumerate(experiments):
+        first = members[0]
+        by_preset = all(presets) and len(set(presets)) == len(presets) and first.preset not in label
+        suffix = "" if not index else f", {first.preset}" if by_preset else f" ({index + 1})"
+        shown = label + suffix
+        values = ", ".join(f"{key}={first.settings.get(key)}" for key in keys)
+        lines += [f"{first.task}, {shown}: {values}"] if keys else []
+        of_length = [members] if "train.stop_at_return" in first.settings else by_length(members)
+        for shorter, runs in enumerate(of_length):
+            name = f"{shown}, to {thousands(max(run.last for run in runs))}" if shorter else shown
+            groups.append(Group(name, sorted(runs, key=lambda run: (run.seed, run.name))))
+        if len(of_length) > 1:
+            each = "; ".join(f"seeds {_seeds(runs)} to {lengths(runs)}" for runs in of_length)
+            lines.append(f"{first.task}, {shown}: of several lengths, kept apart: {each}")
+    return groups
+
+
+def _seeds(runs: Iterable[Run]) -> str:
+    return ", ".join(str(run.seed) for run in runs)
+
+
+def by_length(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs that got as far as the longest, then those that got as far as the longest of the rest, …"""
+    rest, found = list(runs), []
+    while rest:
+        longest = max(run.last for run in rest)
+        found.append([run for run in rest if run.last >= SAME_LENGTH * longest])
+        rest = [run for run in rest if run.last < SAME_LENGTH * longest]
+    return found
 
 
 def write_published(groups: Sequence[Group], folder: Path) -> None:
@@ -246,45 +332,17 @@ def write_published(groups: Sequence[Group], folder: Path) -> None:
             for step, values in run.evaluations.items():
                 writer.writerows([*of_run, step, tag, repr(value)] for tag, value in values.items())
             writer.writerows([*of_run, step, TIME_TAG, repr(value)] for step, value in run.training_s.items())
-            kept = {key: getattr(run, key) for key in ("task", "agent", "label", "seed", "settings", "info")}
+            kept = {key: getattr(run, key) for key in ("task", "agent", "label", "seed", "preset")}
+            kept |= {"settings": run.settings, "info": run.info}
             published[f"{run.task}/{shown}/{run.name}"] = {"run": run.name, **kept}
     atomic_write(folder / RUNS_FILE, json.dumps(published, indent=2) + "\n")
 
 
-def mean_and_spread(values: Iterable[float | None]) -> str:
-    """`mean ± sample standard deviation` of what is known, the latter only with two seeds or more."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    digits = 2 if max(map(abs, known)) <= 1 else 1  # a rate of success needs more than 0.9
-    mean = f"{statistics.mean(known):,.{digits}f}"
-    if len(known) == 1:
-        return mean
-    # Not statistics.stdev, which fails on the infinite or undefined return of a run that diverged.
-    with np.errstate(invalid="ignore"):
-        return f"{mean} ± {np.std(known, ddof=1):,.{digits}f}"
-
-
-def thousands(steps: float) -> str:
-    """2,000,000 as 2M, 50,000 as 50k."""
-    for size, unit in ((1_000_000, "M"), (1_000, "k")):
-        if abs(steps) >= size:
-            return f"{steps / size:.3g}{unit}"
-    return f"{steps:g}"
-
-
 def lengths(runs: Sequence[Run]) -> str:
     """The runs' last evaluated step; the shortest and the longest where one got a good deal less far."""
-    last = [max(run.evaluations) for run in runs]
-    shortest = "" if min(last) >= 0.95 * max(last) else f"{thousands(min(last))} to "
+    last = [run.last for run in runs]
+    shortest = "" if min(last) >= SAME_LENGTH * max(last) else f"{thousands(min(last))} to "
     return shortest + thousands(max(last))
-
-
-def markdown_table(rows: Sequence[dict[str, str]]) -> str:
-    """Rows by column; columns without a cell are left out."""
-    columns = [column for column in rows[0] if any(row[column] for row in rows)]
-    lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def table(panels: Sequence[Panel], minutes: float | None = None) -> str:
@@ -346,13 +404,14 @@ def plot(panels: Sequence[Panel], path: Path) -> None:
     for axes, panel in zip(grid.flat, panels, strict=False):
         for one in panel.groups:
             curves = [run.curve(panel.score) for run in one.runs]
+            style = styles[one.label]
             for curve in curves:
-                axes.plot(list(curve), list(curve.values()), linewidth=0.7, alpha=0.5, **styles[one.label])
-            # Seeds are evaluated at slightly different steps where they have several environments.
-            begin, end = max(map(min, curves)), min(map(max, curves))
-            steps = [step for step in sorted(set().union(*curves)) if begin <= step <= end]
-            means = np.mean([np.interp(steps, list(c), list(c.values())) for c in curves], axis=0)
-            axes.plot(steps, means, linewidth=2.2, **styles[one.label])
+                dot = {"marker": "."} if len(curve) == 1 else {}
+                axes.plot(list(curve), list(curve.values()), linewidth=0.7, alpha=0.5, **dot, **style)
+            steps, values = on_common_steps(curves)
+            if len(steps):
+                dot = {"marker": "o"} if len(steps) == 1 else {}
+                axes.plot(steps, values.mean(axis=0), linewidth=2.2, **dot, **style)
         if panel.data is not None:
             axes.axhline(panel.data, **DATA_STYLE)
         axes.set(title=panel.title, xlabel=panel.steps, ylabel=panel.score_name)
@@ -474,6 +533,12 @@ class Request:
     """What to call the runs of a folder, once for each folder; default: by their agents."""
     minutes: float | None = None
     """Also compare what was reached after so much training, evaluations not counted."""
+    paper: bool = False
+    """Also write what a paper shows into the folder paper/ there: figures and tables with 95 % intervals."""
+    score: Literal["return", "normalized_score", "success"] | None = None
+    """With --paper: what is compared; None: the first of score, success and return that all runs have."""
+    data_mean: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """With --paper: TASK=SCORE, the mean of the recorded data; D4RL's is read where the data are here."""
     pages: Path | None = None
     """Make the pages of this YAML file instead, e.g. results/pages.yaml."""
 
@@ -495,13 +560,89 @@ def gather(asked: Request) -> None:
     if asked.label and len(asked.label) != len(asked.runs):
         raise UserError(f"{len(asked.label)} labels for {len(asked.runs)} folders; nothing was written")
     by_task, lines = group(find_runs(asked.runs, asked.label))
-    write_published([one for groups in by_task.values() for one in groups], asked.output)
+    every = [one for groups in by_task.values() for one in groups]
     panels = [Panel(task, groups) for task, groups in by_task.items()]
+    comparison = compared(asked, panels, lines) if asked.paper else None
+    write_published(every, asked.output)
     plot(panels, asked.output / "curves.png")
     shown = table(panels, asked.minutes)
     note = f"{NOTE} Each run's command, commit and hardware are in [{RUNS_FILE}]({RUNS_FILE})."
-    write_page(asked.output / "README.md", asked.output.name, ["![learning curves](curves.png)", shown, note])
+    unlike = ["\n".join(f"- {line}" for line in lines)] if lines else []
+    parts = ["![learning curves](curves.png)", shown, *unlike, note]
+    write_page(asked.output / "README.md", asked.output.name, parts)
     print("\n".join([shown, *lines]))
+    if comparison is not None:
+        paper.write(asked.output / "paper", comparison)
+        print(f"figures and tables for a paper: {asked.output / 'paper'}")
+
+
+def compared(asked: Request, panels: Sequence[Panel], lines: list[str]) -> paper.Comparison:
+    """What a paper's figures show of these experiments; agents are in capitals."""
+    runs = [run for panel in panels for one in panel.groups for run in one.runs]
+    tags = [f"eval/{asked.score}"] if asked.score else ["eval/normalized_score", "eval/success", RETURN]
+    tag = next((tag for tag in tags if all(run.curve(tag) for run in runs)), None)
+    if tag is None:
+        raise UserError(f"--score is {asked.score}, which some runs do not have; nothing was written")
+    means = {}
+    for text in asked.data_mean:
+        task, _, value = text.rpartition("=")
+        try:
+            means[task] = float(value)
+        except ValueError as error:
+            raise UserError(f"--data-mean is {text!r}, expected TASK=SCORE; nothing was written") from error
+    if unknown := sorted(means.keys() - {run.task for run in runs}):
+        raise UserError(f"--data-mean: no runs on {', '.join(unknown)}; nothing was written")
+    means = {run.task: mean for run in runs if (mean := recorded_mean(run, tag)) is not None} | means
+
+    def shown(one: Group) -> str:
+        agent = one.runs[0].agent
+        return agent.upper() + one.label.removeprefix(agent) if one.label.startswith(agent) else one.label
+
+    renamed = [
+        Panel(panel.title, [dataclasses.replace(one, label=shown(one)) for one in panel.groups])
+        for panel in panels
+    ]
+    modes = {run.conditions["mode"] for run in runs}
+    offline_only, online_only = modes == {"offline"}, modes == {"online"}
+    return paper.Comparison(
+        curves={
+            p.title: {one.label: [run.curve(tag) for run in one.runs] for one in p.groups} for p in renamed
+        },
+        finals={
+            p.title: {one.label: np.array([run.final(tag) for run in one.runs]) for one in p.groups}
+            for p in renamed
+        },
+        styles=line_styles(renamed),
+        score=SCORES[tag],
+        is_return=tag == RETURN,
+        steps="updates" if offline_only else "environment steps" if online_only else Panel.steps,
+        data=means,
+        notes=lines,
+    )
+
+
+@functools.cache
+def _recorded(task: str, dataset: str) -> list[Episode]:
+    from envs.d4rl.tasks import find
+    from experiments.train_d4rl import D4RLSuite
+
+    row = find(task)
+    return D4RLSuite().load_data(task, dataset, Spaces(row.state_dim, row.action_dim))
+
+
+def recorded_mean(run: Run, tag: str) -> float | None:
+    """The mean score of the data that a run on a D4RL task learns from; None where they are not here."""
+    from envs.d4rl.tasks import TASKS, normalized_score
+
+    path = Path(os.path.expandvars(str(run.settings.get("data.dataset", "")))).expanduser()
+    if run.task not in TASKS or not path.is_file():
+        return None
+    episodes = _recorded(run.task, str(path))
+    mean = float(np.mean([episode.episode_return for episode in episodes]))
+    if tag == "eval/success":
+        told = [episode.success for episode in episodes if episode.success is not None]
+        return float(np.mean(told)) if told else None
+    return mean if tag == RETURN else normalized_score(run.task, mean)
 
 
 if __name__ == "__main__":

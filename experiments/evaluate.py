@@ -10,10 +10,15 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import signal
+import sys
+import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
+from signal import SIGINT, SIGTERM
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -31,10 +36,13 @@ from rlzoo.evaluate import Evaluation, evaluate
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import atomic_write, check_writable
 from rlzoo.run.machine import tune_cpu
+from rlzoo.run.progress import LINE_PERIOD
 from rlzoo.run.video import write_video
 from rlzoo.seeding import seed_global_generators
 from rlzoo.settings import Count, Seed, Settings
+from rlzoo.tracker import EpisodeTracker, FinishedEpisode
 from rlzoo.train import BEST_POLICY, CHECKPOINT
+from rlzoo.types import Step, VectorTask
 
 MOST_LANES = 100  # episodes played side by side; each has a simulator of its own
 SMALL, LARGE = 10.0, 1000.0  # sizes below which the table has two decimals and one
@@ -85,8 +93,96 @@ def with_greedy(checkpoint: dict[str, Any], greedy: str) -> dict[str, Any]:
     return {**checkpoint, "agent_config": {**checkpoint.get("agent_config", {}), "greedy": greedy}}
 
 
-def play(settings: Request) -> tuple[Evaluation, Table, float]:
-    """Play the episodes. Returns how they ended, that as a table, and the frames per second of a film."""
+class Interrupted(Exception):  # noqa: N818  (no error)
+    """A signal came while episodes were played."""
+
+
+class Watched:
+    """A `VectorTask` that is played: says on stderr how far that is, and keeps what has ended and was drawn.
+
+    On a terminal this is one live line; elsewhere a line at the start and every 30 s. It is a context
+    manager, within which the first SIGINT or SIGTERM raises `Interrupted`.
+    """
+
+    def __init__(self, task: VectorTask, episodes: int) -> None:
+        self.task, self.episodes = task, episodes
+        self.tracker = EpisodeTracker(task.num_envs)
+        self.finished: list[FinishedEpisode] = []
+        self.frames: list[Any] = []
+        self.signal = 0  # the one that came
+        self._steps, self._next_line = 0, 0.0
+        self._previous: dict[signal.Signals, Any] = {}
+        console = Console(stderr=True)
+        self._status = console.status("") if console.is_terminal else None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+    def __enter__(self) -> Watched:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._stop) for number in (SIGINT, SIGTERM)}
+        if self._status is not None:
+            self._status.start()
+        self._show()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+        self._restore()
+
+    def receive(self) -> Step:
+        """The task's, counted."""
+        step: Step = self.task.receive()
+        self.finished += self.tracker.update(step)
+        self._steps += 1
+        self._show()
+        return step
+
+    def render(self) -> Any:
+        """The task's, kept."""
+        self.frames.append(self.task.render())  # type: ignore[attr-defined]
+        return self.frames[-1]
+
+    def evaluation(self) -> Evaluation:
+        """The episodes that have ended, as `evaluate` counts them: the same number for each lane at most."""
+        lanes: dict[int, list[FinishedEpisode]] = {lane: [] for lane in range(self.task.num_envs)}
+        for episode in self.finished:
+            lanes[episode.lane].append(episode)
+        each = self.episodes // self.task.num_envs
+        counted = [episode for lane in lanes.values() for episode in lane[:each]]
+        _, returns, lengths, success = map(np.array, zip(*counted, strict=True))
+        return Evaluation(returns, lengths, success.astype(np.float32), self.frames)
+
+    def _show(self) -> None:
+        done = min(len(self.finished), self.episodes)
+        text = f"{done}/{self.episodes} episodes have ended, after {self._steps:,} steps"
+        text += f" of {self.task.num_envs} side by side"
+        if self.finished:
+            text += f"; mean return so far {np.mean([each.episode_return for each in self.finished]):,.1f}"
+        if self._status is not None:
+            self._status.update(text)
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + LINE_PERIOD
+            print(text, file=sys.stderr, flush=True)
+
+    def _stop(self, number: int, frame: object) -> None:
+        self._restore()  # a second signal ends the process
+        self.signal = number
+        raise Interrupted
+
+    def _restore(self) -> None:
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+
+
+def play(settings: Request) -> tuple[Evaluation, Table, float, int]:
+    """Play the episodes.
+
+    Returns:
+        How they ended, that as a table, the frames per second of a film, and the exit code: 0, or 128 + the
+        signal that came before all had ended.
+    """
     tune_cpu()
     suite_name = read_config(settings.run)["suite"]
     if suite_name not in SUITES:
@@ -107,24 +203,35 @@ def play(settings: Request) -> tuple[Evaluation, Table, float]:
     seed_global_generators(settings.seed)
     lanes = eval_lanes(settings.episodes, min(MOST_LANES, suite.lanes or MOST_LANES))
     with closing(suite.make(experiment.task, lanes, render=film)) as task:
+        watched = Watched(task, settings.episodes)
         agent = load_agent(checkpoint, task.spaces, device)
         torch.manual_seed(settings.seed)  # only now: networks draw their first weights
-        result = evaluate(
-            agent,
-            Scaling.of_checkpoint(checkpoint).wrap(task),
-            episodes=settings.episodes,
-            seed=settings.seed,
-            device=device,
-            record=film,
-            deterministic=not settings.sampled,
-        )
+        try:
+            with watched:
+                result = evaluate(
+                    agent,
+                    Scaling.of_checkpoint(checkpoint).wrap(cast(VectorTask, watched)),
+                    episodes=settings.episodes,
+                    seed=settings.seed,
+                    device=device,
+                    record=film,
+                    deterministic=not settings.sampled,
+                )
+        except Interrupted:
+            if not watched.finished:
+                raise KeyboardInterrupt from None
+            result = watched.evaluation()
         frames_per_second = getattr(task, "render_fps", 30.0)
     table = summary(result, suite.score(experiment.task))
     config = agent_config(checkpoint)
     how = "sampled" if settings.sampled else config.greedy if config.greedy_rules else "deterministic"
     table.title = f"{name} on {experiment.task}, {settings.checkpoint} checkpoint"
-    table.caption = f"episodes: {settings.episodes}, actions: {how}"
-    return result, table, frames_per_second
+    table.caption = f"episodes: {len(result.returns)}, actions: {how}"
+    if watched.signal:
+        table.caption += (
+            f"; interrupted: those of {settings.episodes} that had ended, so the short ones first"
+        )
+    return result, table, frames_per_second, 128 + watched.signal if watched.signal else 0
 
 
 def summary(result: Evaluation, score: Callable[[float], float] | None) -> Table:
@@ -160,7 +267,7 @@ def main() -> int:
     settings = parse_flags(Request, description=__doc__)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    result, table, frames_per_second = play(settings)
+    result, table, frames_per_second, code = play(settings)
     Console().print(table)
     if settings.output is not None:
         atomic_write(settings.output, as_csv(result))
@@ -168,7 +275,7 @@ def main() -> int:
     if settings.video is not None:
         write_video(settings.video, result.frames, fps=frames_per_second)
         print(f"written to {settings.video}")
-    return 0
+    return code
 
 
 if __name__ == "__main__":

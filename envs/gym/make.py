@@ -10,19 +10,21 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 
-from envs.gym.rendering import import_mujoco, rendering_backend, use_backend
+from envs.gym.rendering import backend_of, import_mujoco, use_backend
 from envs.gym.snapshot import Environment
 from envs.gym.vector import GymVectorTask
 from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
+from rlzoo.types import Array
 
 # The families whose tasks have continuous actions, and the continuous tasks of mixed ones: what to suggest.
 _MUJOCO, _ROBOTICS = "gymnasium.envs.mujoco", "gymnasium_robotics"
@@ -48,7 +50,7 @@ def make(task: str, num_envs: int, *, processes: bool = False, render: bool = Fa
     """
     _warn_of_no_time_limit(task)
     draws_with_mujoco = render and not str(find(task).entry_point).startswith(_DRAWN_BY_PYGAME)
-    backend = rendering_backend() if draws_with_mujoco else None
+    backend = backend_of(functools.partial(make_env, task, render=True)) if draws_with_mujoco else None
     make_envs = [
         functools.partial(make_env, task, render=render and i == 0, backend=backend) for i in range(num_envs)
     ]
@@ -102,6 +104,34 @@ def action_range(task: str) -> ActionRange:
     with contextlib.closing(make_env(task)) as env:
         assert isinstance(env.action_space, Box)
         return ActionRange(env.action_space.low.ravel(), env.action_space.high.ravel())
+
+
+def flatten_obs(task: str) -> Callable[[Mapping[str, Any]], Array] | None:
+    """From recorded observations of a task that observes several arrays, {name: [n, ...]}, to rows [n, S].
+
+    They are flattened as `GymVectorTask` flattens the task's own; those of Tuple spaces have Minari's names.
+    None for a task that observes one array.
+    """
+    with contextlib.closing(make_env(task)) as env:
+        space = env.observation_space
+    if not isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        return None
+
+    def flatten(space: gym.Space[Any], rows: Any) -> Array:
+        if isinstance(space, gym.spaces.Dict):
+            return np.concatenate([flatten(part, rows[name]) for name, part in space.items()], axis=1)
+        if isinstance(space, gym.spaces.Tuple):
+            parts = enumerate(space.spaces)
+            return np.concatenate([flatten(part, rows[f"_index_{i}"]) for i, part in parts], axis=1)
+        return np.stack([gym.spaces.flatten(space, row) for row in rows])  # type: ignore[misc]
+
+    def flatten_rows(rows: Mapping[str, Any]) -> Array:
+        try:
+            return flatten(space, rows).astype(np.float32)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise UserError(f"not observations of {task}, which are {space} ({error})") from error
+
+    return flatten_rows
 
 
 def tasks() -> list[str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
+from envs.gym.snapshot import Environment
 from rlzoo.errors import UserError
+from rlzoo.run.video import rgb_frame
 
 # Draws nothing into a real context: importing the libraries is not enough to know that the driver works.
 _PROBE = """
@@ -49,6 +53,24 @@ def rendering_backend() -> str:
         f"{failed} draw frames here: install EGL (Debian package libegl1) or OSMesa (libosmesa6), and set "
         "MUJOCO_GL to egl or osmesa to choose one"
     )
+
+
+def backend_of(make_env: Callable[[], Environment]) -> str | None:
+    """`rendering_backend()` for a task that may draw its frames without MuJoCo.
+
+    Only where nothing works is it made: None if it is none of Gymnasium's MuJoCo environments and draws a
+    frame all the same.
+    """
+    try:
+        return rendering_backend()
+    except UserError:
+        # Any exception of the task: each library has its own for a missing driver.
+        with contextlib.suppress(Exception), contextlib.closing(make_env()) as env:
+            if not hasattr(env.unwrapped, "mujoco_renderer"):
+                env.reset()
+                rgb_frame(env.render())
+                return None
+        raise
 
 
 def import_mujoco() -> None:

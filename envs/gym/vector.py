@@ -24,6 +24,7 @@ from envs.gym import snapshot
 from envs.gym.snapshot import Environment, Snapshots
 from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
+from rlzoo.run.video import rgb_frame
 from rlzoo.seeding import derived_seed, global_generators_kept, seed_global_generators
 from rlzoo.types import Array, FloatArray, Spaces, Step
 
@@ -344,7 +345,7 @@ class GymVectorTask:
             frame = self._lanes[0].render()
         if frame is None:
             raise UserError(f'{self.task} draws no frames: it was not made with render_mode="rgb_array"')
-        return np.ascontiguousarray(frame, dtype=np.uint8)
+        return rgb_frame(frame)
 
     def close(self) -> None:
         while self._lanes:  # a second call does nothing

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlzoo.data.episodes import observation_statistics, select_episodes, summary
+from rlzoo.data.episodes import flattened, observation_statistics, select_episodes, summary
 from rlzoo.data.scaling import ObservationScaling, Scaling, action_range_of
 from rlzoo.errors import UserError
 from rlzoo.replay import ReplayBuffer
@@ -94,6 +94,8 @@ def prepare(
     obs = action = None
     if config.standardize:
         mean, std = observation_statistics(episodes)
+        for line in flattened(episodes, std):
+            print(f"warning: {line}")
         obs = ObservationScaling(mean, np.maximum(std, least_std).astype(np.float32))
     if config.rescale_actions:
         action = action_range_of(episodes)

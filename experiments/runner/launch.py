@@ -287,6 +287,7 @@ def train(
             f"{agent_name} on {experiment.task}",
             start_step=counters.step,
             start_updates=counters.updates,
+            offline=trainer.config.offline_steps,
         ) as progress,
     ):
         # "agent" comes before "agent.lr": TensorBoard sorts its columns by name.
@@ -303,7 +304,7 @@ def train(
     if not stop.requested:
         finish_run_info(run_dir)
     if trainer.evaluations:
-        Console().print(evaluation_table(trainer.evaluations))
+        Console().print(evaluation_table(trainer.evaluations, offline=trainer.config.offline_steps))
         if suite.remark:
             print(suite.remark)
     if stop.requested:

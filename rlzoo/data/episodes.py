@@ -107,6 +107,29 @@ def observation_statistics(
     return mean.astype(np.float32), std.astype(np.float32)
 
 
+def flattened(episodes: Sequence[Episode], std: FloatArray) -> list[str]:
+    """The columns of observations that outliers flatten once they are divided by `std` [S], a line for each.
+
+    That is where the middle 98 % of the values, if they differ at all, would lie within a hundredth of a
+    standard deviation: a single 1e30, as of a simulator that failed, makes all other values equal.
+    """
+    states = np.concatenate([episode.obs["state"][:-1] for episode in episodes])
+    sample = states[:: max(1, len(states) // 10_000)]
+    low, high = np.quantile(sample, (0.01, 0.99), axis=0)
+    begins = np.cumsum([0, *(len(episode) for episode in episodes)])
+    lines = []
+    for column in np.flatnonzero((high > low) & (high - low < 0.01 * std)).tolist():
+        row = int(np.abs(states[:, column] - low[column]).argmax())
+        index = int(np.searchsorted(begins, row, side="right")) - 1
+        where = f"{states[row, column]:.3g} at step {row - begins[index]} of episode {index}"
+        usual = f"98 % of its values lie from {low[column]:.3g} to {high[column]:.3g}"
+        lines.append(
+            f"observation {column} is {where}, while {usual}: standardised, these are all but equal; take "
+            "such steps out of the data, or give --no-standardize"
+        )
+    return lines
+
+
 def summary(
     episodes: Sequence[Episode],
     *,

@@ -72,11 +72,19 @@ def get_dataset(file: h5py.File, path: Path, key: str, *, sparse: bool = False) 
     return dataset
 
 
-def read_matrix(file: h5py.File, path: Path, key: str, rows: int | None, width: int | None) -> FloatArray:
-    """The finite numbers under `key`, float32 [rows, width] (None: any)."""
+def read_matrix(
+    file: h5py.File, path: Path, key: str, rows: int | None, width: int | None, *, flatten: bool = False
+) -> FloatArray:
+    """The finite numbers under `key`, float32 [rows, width] (None: any).
+
+    With `flatten`, rows may be arrays of any shape, and numbers where `width` is 1.
+    """
     dataset = get_dataset(file, path, key)
-    check_shape(path, key, dataset.shape, (rows, width))
-    return finite(path, key, dataset.astype(np.float32)[()])
+    shape = dataset.shape
+    if flatten and (len(shape) > 2 or (len(shape) == 1 and width == 1)):
+        shape = shape[0], math.prod(shape[1:])
+    check_shape(path, key, shape, (rows, width))
+    return finite(path, key, dataset.astype(np.float32)[()].reshape(shape))
 
 
 def read_vector(file: h5py.File, path: Path, key: str, rows: int) -> FloatArray:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -28,7 +29,7 @@ def load_episodes(
     action_dim: int | None = None,
     action_range: ActionRange = ActionRange(-1.0, 1.0),  # noqa: B008  (frozen)
     max_episode_steps: int | None = None,
-    flatten_obs: Callable[[Mapping[str, Array]], Array] | None = None,
+    flatten_obs: Callable[[Mapping[str, Any]], Array] | None = None,
 ) -> list[Episode]:
     """Read every episode of a file or dataset, in its order.
 
@@ -39,8 +40,8 @@ def load_episodes(
         action_dim: A, the task's width of an action; None takes the file's.
         action_range: the bounds of the recorded actions; what lies outside them is clipped.
         max_episode_steps: the task's time limit, used where a D4RL file does not mark its time-outs.
-        flatten_obs: makes observations [n, S] of a dictionary of arrays [n, ...], for Minari datasets of
-            tasks that observe several arrays.
+        flatten_obs: makes observations [n, S] of a dictionary of arrays [n, ...], or of such dictionaries,
+            for Minari datasets of tasks that observe several arrays.
 
     Returns:
         At least one episode: observations as recorded, actions in [-1, 1].

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -16,6 +17,9 @@ from rlzoo.data.minari import datasets_folder
 from rlzoo.errors import UserError
 from rlzoo.run.files import atomic_path, cannot_write
 from rlzoo.types import Array, BoolArray, Episode, FloatArray
+
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
 
 
 def write_d4rl(
@@ -96,7 +100,8 @@ def write_minari(
     Args:
         dataset_id: "namespace/name-v0".
         episodes: at least one; states only.
-        env_id: the Gymnasium task, by which Minari can rebuild the environment from the dataset.
+        env_id: the Gymnasium task, by which Minari can rebuild the environment from the dataset; one that is
+            registered with more than text and numbers cannot be, and is left out with a warning.
         action_range: the task's own bounds, in which actions are written.
         **metadata: what Minari's metadata hold besides: algorithm_name, author (a set), description,
             ref_min_score, ref_max_score, …
@@ -123,7 +128,7 @@ def write_minari(
                 whole / "data",
                 observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (state_dim,), np.float32),
                 action_space=gymnasium.spaces.Box(low, high, dtype=np.float32),
-                env_spec=None if env_id is None else gymnasium.spec(env_id),
+                env_spec=None if env_id is None else _env_spec(env_id),
                 data_format="hdf5",
             )
             metadata |= {"dataset_id": dataset_id, "minari_version": minari.__version__}
@@ -133,6 +138,22 @@ def write_minari(
     except OSError as error:
         raise cannot_write(target, error) from error
     return target
+
+
+def _env_spec(env_id: str) -> EnvSpec | None:
+    """How Gymnasium makes the task, "Name-v0" or "module:Name-v0"; None where JSON cannot say it."""
+    import gymnasium
+
+    spec = gymnasium.spec(env_id.rpartition(":")[2])  # whoever made the task has imported the module
+    try:
+        spec.to_json()
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        print(
+            f"warning: Minari will not be able to make {env_id} from the dataset: {reason}", file=sys.stderr
+        )
+        return None
+    return spec
 
 
 def _buffer(index: int, episode: Episode, action_range: ActionRange) -> Any:

@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +32,10 @@ class Progress:
 
     def __init__(
         self,
-        total_steps: int,  # environment steps at the end of the run
+        total_steps: int,  # environment steps at the end of the run, offline updates included
         description: str,  # what is being trained, on what
         *,
+        offline: int = 0,  # updates before the first environment step, which count as steps
         start_step: int = 0,  # what a resumed run has done already
         start_updates: int = 0,
         console: Console | None = None,
@@ -56,6 +56,7 @@ class Progress:
         )
         self._steps = self._bar.add_task(description, total=total_steps, completed=start_step, line="")
         self._updates = self._bar.add_task("updates", total=None, completed=start_updates, visible=False)
+        self._offline = offline
         self._latest = (start_step, start_updates)
         self._values: dict[str, float] = {}
         self._next_sample, self._next_line = clock(), clock() + LINE_PERIOD
@@ -109,16 +110,24 @@ class Progress:
     def _line(self) -> str:
         """What there is to show, the most important first."""
         steps, updates = self._bar.tasks
-        left = "" if steps.time_remaining is None else f"left {timedelta(seconds=steps.time_remaining)}"
+        done, total, unit = int(steps.completed), int(steps.total or 0), "steps"
+        # The last iteration steps every environment, and so may do a few more than were asked for.
+        percentage = min(100, math.floor(steps.percentage))
+        is_offline = done < self._offline or self._offline == total > 0
+        if is_offline:
+            total, unit = self._offline, "offline updates"
+        else:
+            done, total = done - self._offline, total - self._offline
+        seconds = None if steps.time_remaining is None else max(0, steps.time_remaining)
         fields = [
-            f"{steps.description}: {math.floor(steps.percentage)}%",
-            f"{steps.completed:,}/{steps.total:,} steps",
+            f"{steps.description}: {percentage}%",
+            "" if seconds is None else f"left {_duration(seconds)}",
             *(self._value(label, tag) for label, tag in _EVALUATION.items()),
-            left,
-            _rate(steps.speed, "steps/s"),
+            f"{done:,}/{total:,} {unit}",
+            "" if is_offline else _rate(steps.speed, "steps/s"),
             self._value("train", "train/episode_return"),
             _rate(updates.speed, "updates/s"),
-            f"elapsed {timedelta(seconds=round(steps.elapsed or 0))}",
+            f"elapsed {_duration(round(steps.elapsed or 0))}",
         ]
         return "  ".join(filter(None, fields))
 
@@ -126,23 +135,32 @@ class Progress:
         return f"{label} {_number(self._values[tag])}" if tag in self._values else ""
 
 
-def evaluation_table(rows: Sequence[Mapping[str, float]]) -> Table:
+def evaluation_table(rows: Sequence[Mapping[str, float]], *, offline: int = 0) -> Table:
     """The evaluations of a run as a table of at most 12 rows, the first, the best and the last among them.
 
-    Each of `rows` has ``step`` (environment steps), ``eval/return`` and ``eval/return_std``, and where known
-    ``eval/normalized_score`` and ``eval/success``.
+    None is marked as the best where all are equal, as where nothing has been learnt.
+
+    Args:
+        rows: each has ``step``, ``eval/return`` and ``eval/return_std``, and where known
+            ``eval/normalized_score`` and ``eval/success``.
+        offline: up to this one, steps are offline updates.
     """
     extra = {name: tag for name, tag in _EVALUATION.items() if name != "eval" and tag in rows[-1]}
-    table = Table("step", "return", *extra, "", title="Evaluations")
+    updates = sum(row["step"] <= offline for row in rows)
+    unit = "step" if updates == 0 else "update" if updates == len(rows) else "update, then step"
+    # Of the episodes, in one evaluation; how far seeds are apart is another question.
+    title = "Evaluations (±: standard deviation over episodes)"
+    table = Table(unit, "return", *extra, "", title=title)
     for column in table.columns:
         column.justify = "right"
     best = max(range(len(rows)), key=lambda index: rows[index]["eval/return"])
+    differ = len({row["eval/return"] for row in rows}) > 1
     even = len(rows) if len(rows) <= MAX_TABLE_ROWS else MAX_TABLE_ROWS - 1
     for index in sorted({best, *np.linspace(0, len(rows) - 1, even).round().astype(int).tolist()}):
         row = rows[index]
         mean_and_std = f"{_number(row['eval/return'])} ± {_number(row['eval/return_std'])}"
         others = [_number(row.get(tag, math.nan)) for tag in extra.values()]
-        note, style = ("best", "bold") if index == best else ("", "")
+        note, style = ("best", "bold") if differ and index == best else ("", "")
         table.add_row(f"{int(row['step']):,}", mean_and_std, *others, note, style=style)
     return table
 
@@ -159,6 +177,11 @@ def tensorboard_hint(path: Path) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    """Hours, minutes and seconds, "27:05:00"; days would take more room than there is."""
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"
 
 
 def _rate(speed: float | None, unit: str) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import imageio.v2 as imageio
 import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rlzoo.errors import UserError
 from rlzoo.run.files import atomic_path
@@ -33,16 +33,49 @@ class Gif(NamedTuple):
     height: int
 
 
+def rgb_frame(drawn: Any) -> Frame:
+    """What an environment drew as RGB, u8 [H, W, 3].
+
+    Takes grey pictures [H, W] or [H, W, 1], RGB, and RGBA, whose alpha is dropped. Numbers are from 0 to 255;
+    floats none of which is above 1 are from 0 to 1.
+
+    Raises:
+        UserError: it is no picture.
+    """
+    frame = np.asarray(drawn)
+    if frame.ndim == 2:
+        frame = frame[..., None]
+    is_picture = frame.ndim == 3 and frame.dtype.kind in "buif" and frame.shape[2] in (1, 3, 4)
+    if not is_picture or 0 in frame.shape:
+        what = f"{frame.dtype} {list(frame.shape)}" if frame.ndim else type(drawn).__name__
+        raise UserError(f"render() returned {what}, expected a picture [height, width, 3]")
+    if frame.dtype != np.uint8:
+        numbers = np.nan_to_num(frame.astype(np.float64))
+        is_unit = frame.dtype.kind == "b" or (frame.dtype.kind == "f" and numbers.max() <= 1)
+        frame = np.clip(np.rint(numbers * 255 if is_unit else numbers), 0, 255).astype(np.uint8)
+    if frame.shape[2] == 1:
+        frame = np.repeat(frame, 3, axis=2)
+    return np.ascontiguousarray(frame[..., :3])
+
+
+def _one_size(frames: Sequence[Frame]) -> Iterator[Frame]:
+    """The frames in the size of the first; others are scaled into it, their proportions kept, on black."""
+    height, width = frames[0].shape[:2]
+    for frame in frames:
+        fits = frame.shape == frames[0].shape
+        yield frame if fits else np.asarray(ImageOps.pad(Image.fromarray(frame), (width, height)))
+
+
 def encode_gif(frames: Sequence[Frame], fps: float) -> Gif:
-    """A small animated GIF of RGB `frames` (each u8 [H, W, 3], all of one size), played at their speed.
+    """A small animated GIF of RGB `frames` (each u8 [H, W, 3], shown in the first one's size).
 
     At most `GIF_FRAMES` are taken, evenly from the first to the last, and shrunk to at most `GIF_SIZE` pixels
-    a side. A GIF counts in hundredths of a second, so the speed is off by some per cent.
+    a side. It plays at their speed, but for some per cent: a GIF counts in hundredths of a second.
     """
     kept = np.linspace(0, len(frames) - 1, min(len(frames), GIF_FRAMES)).round().astype(int).tolist()
     images = []
-    for index in kept:
-        image = Image.fromarray(np.ascontiguousarray(frames[index]))
+    for frame in _one_size([frames[index] for index in kept]):
+        image = Image.fromarray(np.ascontiguousarray(frame))
         image.thumbnail((GIF_SIZE, GIF_SIZE))  # keeps the proportions, and never enlarges
         images.append(image.quantize(GIF_COLOURS))
     first, *others = images
@@ -53,7 +86,7 @@ def encode_gif(frames: Sequence[Frame], fps: float) -> Gif:
 
 
 def write_video(path: str | os.PathLike[str], frames: Sequence[Frame], fps: float) -> None:
-    """Write RGB `frames` (each u8 [H, W, 3], all of one size) to an H.264 file at `path` (``*.mp4``).
+    """Write RGB `frames` (each u8 [H, W, 3], shown in the first one's size) to an H.264 file ``*.mp4``.
 
     Raises a `UserError` if ffmpeg is missing or the file cannot be written.
     """
@@ -68,7 +101,7 @@ def write_video(path: str | os.PathLike[str], frames: Sequence[Frame], fps: floa
     with atomic_path(path) as temporary:
         writer: Any = imageio.get_writer(temporary, format="FFMPEG", fps=fps, **options)
         with contextlib.closing(writer):
-            for frame in frames:
+            for frame in _one_size(frames):
                 writer.append_data(frame)
         # ffmpeg is a process of its own, and its failure at the very end goes unnoticed.
         stored = 0

@@ -5,7 +5,13 @@ import re
 import numpy as np
 import pytest
 
-from rlzoo.data.episodes import discounted_returns, observation_statistics, select_episodes, summary
+from rlzoo.data.episodes import (
+    discounted_returns,
+    flattened,
+    observation_statistics,
+    select_episodes,
+    summary,
+)
 from rlzoo.errors import UserError
 from rlzoo.types import Episode
 
@@ -161,3 +167,31 @@ def test_discounted_returns_go_on_where_an_episode_was_only_cut():
     assert high == 3 + (3 + (3 + (3 + (3 + 4 / 2) / 2) / 2) / 2) / 2
     assert low == pytest.approx(-100 + (1 + (1 + (1 + (1 + (1 + high / 2) / 2) / 2) / 2) / 2) / 2)
     assert discounted_returns([cut], 1.0) == (-80.0, 20.0)
+
+
+def noisy_episodes(steps: int, count: int) -> list[Episode]:
+    """Four columns: two of noise, one that never changes, one that is seldom anything but 0, as a contact."""
+    rng = np.random.default_rng(0)
+    episodes = []
+    for _ in range(count):
+        contact = np.where(rng.random(steps + 1) < 0.02, rng.exponential(1000, steps + 1), 0)
+        state = np.stack([*rng.normal(5, 2, (2, steps + 1)), np.ones(steps + 1), contact], axis=1)
+        zeros = np.zeros(steps, np.float32)
+        episodes.append(Episode({"state": state.astype(np.float32)}, zeros[:, None], zeros, terminated=False))
+    return episodes
+
+
+@pytest.mark.parametrize("value", [1e30, -1e7])
+def test_an_outlier_that_flattens_an_observation_is_named(value):
+    episodes = noisy_episodes(500, 40)
+    assert flattened(episodes, observation_statistics(episodes)[1]) == []
+    episodes[7].obs["state"][123, 1] = value
+    (line,) = flattened(episodes, observation_statistics(episodes)[1])
+    assert line.startswith(f"observation 1 is {value:.3g} at step 123 of episode 7, while 98 % of its values")
+    assert "--no-standardize" in line
+
+
+def test_what_is_never_acted_on_flattens_nothing():
+    episodes = noisy_episodes(500, 2)
+    episodes[0].obs["state"][-1] = 1e30
+    assert flattened(episodes, observation_statistics(episodes)[1]) == []

@@ -95,3 +95,43 @@ def test_minari_episodes_that_are_missing_are_named(tmp_path):
     with h5py.File(path, "a") as file:
         del file["episode_0"]
     expect_one_line(path, "'episode_0/actions' is missing")
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (1, 2), (1, 2, 1)])
+def test_columns_are_flattened_as_the_task_flattens_them(tmp_path, shape):
+    rows = minari_rows(3)
+    states, actions = rows["episode_0/observations"], rows["episode_0/actions"]
+    rows["episode_0/observations"] = states.reshape(4, *shape)
+    rows["episode_0/actions"] = actions.reshape(3, *shape)
+    (only,) = load_episodes(write_rows(tmp_path / "main_data.hdf5", rows), state_dim=2, action_dim=2)
+    np.testing.assert_array_equal(only.obs["state"], states)
+    np.testing.assert_array_equal(only.action, actions)
+    expect_one_line(tmp_path / "main_data.hdf5", "episode_0/actions'", "[3, 2]", "[any, 3]", action_dim=3)
+
+
+def test_single_numbers_are_columns_of_one(tmp_path):
+    rows = minari_rows(3)
+    for key in ("episode_0/observations", "episode_0/actions"):
+        rows[key] = rows[key][:, 0]
+    (only,) = load_episodes(write_rows(tmp_path / "main_data.hdf5", rows), state_dim=1, action_dim=1)
+    assert (only.obs["state"].shape, only.action.shape) == ((4, 1), (3, 1))
+
+
+def test_dictionaries_within_dictionaries_are_read(tmp_path):
+    rows = minari_rows(3)
+    states = rows.pop("episode_0/observations")
+    rows |= {
+        "episode_0/observations/hand/left": states[:, :1],
+        "episode_0/observations/hand/up": states[:, 1:],
+    }
+    path = write_rows(tmp_path / "main_data.hdf5", rows)
+
+    def flatten(parts):
+        return np.concatenate([parts["hand"]["left"], parts["hand"]["up"]], axis=1)
+
+    (only,) = load_episodes(path, flatten_obs=flatten)
+    np.testing.assert_array_equal(only.obs["state"], states)
+    with h5py.File(path, "a") as file:
+        del file["episode_0/observations/hand/up"]
+        file["episode_0/observations/hand/up"] = states[1:, 1:]
+    expect_one_line(path, "'episode_0/observations/hand/up'", "[3]", "[4]", flatten_obs=flatten)

@@ -1,5 +1,6 @@
 """What is written is read, by us and by Minari."""
 
+import gymnasium
 import h5py
 import minari
 import numpy as np
@@ -77,3 +78,23 @@ def test_minari_round_trip_and_reading_by_minari(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="not a Minari name"):
         write_minari("ours toy!", episodes)
     assert sorted(p.name for p in folder.parent.iterdir()) == ["small-v0"]
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "can_be_made"),
+    [
+        ("collections:Text-v0", {"entry_point": "gymnasium.envs.classic_control:PendulumEnv"}, True),
+        ("collections:Function-v0", {"entry_point": lambda: None}, False),
+        ("Object-v0", {"entry_point": "collections:Counter", "kwargs": {"of": object()}}, False),
+    ],
+)
+def test_minari_sets_of_tasks_of_ones_own(tmp_path, monkeypatch, capsys, task, options, can_be_made):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    own = gymnasium.envs.registration.EnvSpec(task.rpartition(":")[2], **options)
+    monkeypatch.setitem(gymnasium.registry, own.id, own)
+    episode = make_episode(4, terminated=True)
+    write_minari("own/task-v0", [episode], env_id=task, author={"us"}, algorithm_name="hand")
+    assert_same([episode], load_episodes("own/task-v0"))
+    spec = minari.load_dataset("own/task-v0").env_spec
+    assert (spec is not None) == can_be_made
+    assert ("warning: Minari will not be able to make" in capsys.readouterr().err) != can_be_made

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import math
 import re
@@ -32,10 +34,12 @@ from experiments.compare import (
     line_styles,
     mean_and_spread,
     plot,
+    recorded_mean,
     table,
     write_pages,
     write_published,
 )
+from experiments.paper import LOOK
 from rlzoo.errors import UserError
 from rlzoo.run.folder import plain
 from rlzoo.train import TrainConfig
@@ -113,7 +117,7 @@ def test_a_seed_joins_published_runs_whose_folders_are_gone(
         "Reacher-v5, sac: agent.actor_lr=0.001",
         "Reacher-v5, sac (2): agent.actor_lr=0.01",
     ]
-    assert "actor_lr" not in at_once["README.md"]
+    assert "- Reacher-v5, sac (2): agent.actor_lr=0.01" in at_once["README.md"]
 
 
 def test_labels_are_given_by_folder_and_kept(tmp_path: Path) -> None:
@@ -294,8 +298,170 @@ def test_the_mean_is_drawn_over_the_steps_that_all_seeds_reached(
     monkeypatch.setattr(Axes, "plot", lambda axes, x, y, **kwargs: drawn.append((x, y)))
     plot([Panel("task", [Group("sac", runs)])], tmp_path / "curves.png")
     steps, means = drawn[-1]
-    assert steps == [12, 20, 22]
+    assert list(steps) == [12, 20, 22]
     np.testing.assert_allclose(means, [1.6, 2.8, 3.1])
+
+
+@pytest.mark.parametrize("steps", [[[1003], [1000], [1001]], [[1003, 2000], [1000, 2019], [1001, 2002]]])
+def test_the_mean_is_drawn_where_seeds_evaluate_some_steps_apart(
+    steps: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so is a run with one evaluation: as a dot, since a line needs two points."""
+    runs = [
+        make_run(seed=index, evaluations={step: {"eval/return": float(index)} for step in of_seed})
+        for index, of_seed in enumerate(steps)
+    ]
+    drawn = []
+    monkeypatch.setattr(Axes, "plot", lambda axes, x, y, **style: drawn.append((x, y, style)))
+    plot([Panel("task", [Group("sac", runs)])], tmp_path / "curves.png")
+    mean_steps, means, _ = drawn[-1]
+    assert len(mean_steps) == len(steps[0])
+    np.testing.assert_allclose(mean_steps, np.mean(steps, axis=0), rtol=0.01)
+    np.testing.assert_allclose(means, 1.0)
+    assert all(("marker" in style) == (len(x) == 1) for x, _, style in drawn)
+
+
+def test_runs_of_other_lengths_are_kept_apart_and_said() -> None:
+    def run(seed: int, last: int, **settings: Any) -> Run:
+        curve = {step: {"eval/return": 1.0} for step in range(10, last + 1, 10)}
+        return make_run(f"s{seed}-{seed}", seed=seed, evaluations=curve, settings=settings)
+
+    runs = [run(1, 200), run(2, 100), run(3, 195), run(4, 100)]
+    assert labels(runs) == {"sac": [1, 3], "sac, to 100": [2, 4]}
+    assert group(runs)[1] == [
+        "task, sac: of several lengths, kept apart: seeds 1, 3 to 200; seeds 2, 4 to 100"
+    ]
+    goal = {"train.stop_at_return": 9.0}  # ends each seed where it is good enough
+    assert labels([run(1, 200, **goal), run(2, 100, **goal)]) == {"sac": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "shown"),
+    [
+        ({"data.offline": True}, {}, ["arsq, offline", "sac, online"]),
+        ({"train.offline_steps": 5}, {}, ["arsq, offline first", "sac, online"]),
+        ({"data.dataset": "/x/a.hdf5"}, {"data.dataset": "b.hdf5"}, ["arsq, a.hdf5", "sac, b.hdf5"]),
+        ({"data.dataset": "/x/a.hdf5"}, {"data.dataset": "a.hdf5"}, ["arsq", "sac"]),
+    ],
+)
+def test_other_data_and_offline_stand_behind_the_agents_names(
+    ours: dict[str, Any], theirs: dict[str, Any], shown: list[str]
+) -> None:
+    runs = [make_run(agent="arsq", settings=ours), make_run(settings=theirs)]
+    assert list(labels(runs)) == shown
+    assert bool(group(runs)[1]) == (shown != ["arsq", "sac"])
+    by_hand = [dataclasses.replace(run, label=name) for run, name in zip(runs, "AB", strict=True)]
+    assert list(labels(by_hand)) == ["A", "B"]
+    assert bool(group(by_hand)[1]) == (shown != ["arsq", "sac"])
+
+
+def test_one_label_has_one_mode_on_all_tasks() -> None:
+    offline = {"data.offline": True}
+    runs = [
+        make_run(settings=offline, task="one"),
+        make_run(agent="bc", settings=offline, task="one"),
+        make_run(task="two"),
+        make_run(agent="bc", settings=offline, task="two"),
+    ]
+    groups, _ = group(runs)
+    assert [one.label for one in groups["one"]] == ["bc, offline", "sac, offline"]
+    assert [one.label for one in groups["two"]] == ["bc, offline", "sac, online"]
+
+
+def test_presets_tell_experiments_of_an_agent_apart() -> None:
+    runs = [
+        make_run("s1-1", settings={"agent.tau": 0.1}, preset="paper"),
+        make_run("s1-2", settings={"agent.tau": 0.2}, preset="small"),
+    ]
+    assert list(labels(runs)) == ["sac", "sac, small"]
+    same = [dataclasses.replace(run, preset="paper") for run in runs]
+    assert list(labels(same)) == ["sac", "sac (2)"]
+
+
+@pytest.fixture(scope="module")
+def hopper_and_cheetah(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Two tasks, two agents with three seeds and one with one, in D4RL's scores; and what was printed."""
+    folder, rng = tmp_path_factory.mktemp("paper"), np.random.default_rng(0)
+    runs = []
+    for task in ("hopper-medium-v2", "halfcheetah-medium-v2"):
+        for agent, level, seeds in (("arsq", 90, 3), ("bc", 50, 3), ("sac", 10, 1)):
+            for seed in range(seeds):
+                scores = level + rng.normal(0, 5, 10)
+                curve = {
+                    1000 * i + 3 * seed: {"eval/return": 30 * score, "eval/normalized_score": score}
+                    for i, score in enumerate(scores.tolist(), 1)
+                }
+                runs.append(make_run(f"s{seed}-1", agent, seed, task=task, label=agent, evaluations=curve))
+    write_published([one for groups in group(runs)[0].values() for one in groups], folder / "data")
+    request = Request(folder / "out", (folder / "data",), paper=True, data_mean=("hopper-medium-v2=48",))
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        gather(request)
+    return folder, shown.getvalue()
+
+
+def test_a_paper_gets_its_figures_and_tables(hopper_and_cheetah: tuple[Path, str]) -> None:
+    folder, shown = hopper_and_cheetah
+    paper = folder / "out" / "paper"
+    assert f"figures and tables for a paper: {paper}" in shown
+    names = {path.name for path in paper.iterdir()}
+    figures = {
+        f"{name}.{kind}" for name in ("curves", "profiles", "intervals") for kind in ("png", "pdf", "svg")
+    }
+    assert names == {"README.md", "tables.tex", *figures}
+    page = (paper / "README.md").read_text()
+    assert {path.name for path in images(paper)} == {"curves.png", "profiles.png", "intervals.png"}
+    assert "| task | data | ARSQ | BC | SAC |" in page
+    row = next(line for line in page.splitlines() if line.startswith("| hopper-medium-v2 |"))
+    assert re.match(
+        r"\| hopper-medium-v2 \| 48.0 \| [89]\d\.\d ± \d\.\d \(3\) \| .* \| -?\d+\.\d \(1\) \|$", row
+    )
+    assert re.search(r"^\| ARSQ \| [89]\d\.\d \[.*\] \| [89]\d\.\d \[.*\] \| 6 \|$", page, re.M)
+    assert re.search(r"^\| SAC \| -?\d+\.\d \| -?\d+\.\d \| 2 \|$", page, re.M)  # one seed: no interval
+    assert "| ARSQ |  | 1.00 [1.00, 1.00] | 1.00 |" in page
+    for said in ("interpolated linearly", "stratified bootstrap", "Student's t"):
+        assert said in page
+    latex = (paper / "tables.tex").read_text()
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") == 3
+    assert r"$\pm$" in latex
+
+
+def test_a_papers_figures_are_legible_at_their_printed_width(hopper_and_cheetah: tuple[Path, str]) -> None:
+    paper = hopper_and_cheetah[0] / "out" / "paper"
+    for name, inches in (("curves", 6.75), ("intervals", 6.75), ("profiles", 3.3)):
+        box = re.search(rb"/MediaBox \[ ?0 0 ([0-9.]+)", (paper / f"{name}.pdf").read_bytes())
+        assert box is not None
+        assert float(box[1]) == pytest.approx(72 * inches, abs=1)
+        assert imageio.imread(paper / f"{name}.png").shape[1] == pytest.approx(300 * inches, abs=2)
+    assert min(value for key, value in LOOK.items() if key.endswith("size")) >= 7
+
+
+def test_a_paper_made_twice_is_the_same(hopper_and_cheetah: tuple[Path, str]) -> None:
+    folder, _ = hopper_and_cheetah
+    request = Request(folder / "again", (folder / "data",), paper=True, data_mean=("hopper-medium-v2=48",))
+    gather(request)
+    for path in (folder / "out" / "paper").iterdir():
+        assert path.read_bytes() == (folder / "again" / "paper" / path.name).read_bytes(), path.name
+
+
+def test_wrong_flags_for_a_paper_write_nothing(hopper_and_cheetah: tuple[Path, str], tmp_path: Path) -> None:
+    data = hopper_and_cheetah[0] / "data"
+    for options, message in (
+        ({"data_mean": ("hopper-medium-v2",)}, "expected TASK=SCORE"),
+        ({"data_mean": ("Hopper=3",)}, "no runs on Hopper"),
+        ({"score": "success"}, "--score is success, which some runs do not have"),
+    ):
+        with pytest.raises(UserError, match=message):
+            gather(Request(tmp_path / "out", (data,), paper=True, **options))
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("task", "own"), [("hopper-expert-v2", True), ("Hopper-v5", False)])
+def test_the_datas_own_mean_is_read_where_the_data_are_here(task: str, own: bool) -> None:
+    demos = ROOT / "results" / "datasets" / "hopper-demos.hdf5"
+    run = make_run(task=task, settings={"data.dataset": str(demos)})
+    mean = recorded_mean(run, "eval/normalized_score")
+    assert mean == (pytest.approx(64.3, abs=0.05) if own else None)
+    assert recorded_mean(dataclasses.replace(run, settings={}), "eval/return") is None
 
 
 IMAGE = re.compile(r"!\[[^]]*\]\(([^)]+)\)")

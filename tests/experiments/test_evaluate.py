@@ -1,7 +1,9 @@
 """Playing the agents of finished runs."""
 
 import csv
+import re
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from rlzoo.errors import UserError
 from rlzoo.evaluate import Evaluation
 from rlzoo.run.checkpoint import load_checkpoint, save_checkpoint
 from rlzoo.seeding import EVALUATION, derived_seed
+from rlzoo.types import Spaces, Step
 
 FLAGS = ["--eval-every", "20", "--eval-episodes", "4", "--batch-size", "16", "--threads", "1"]
 FLAGS += ["--agent.hidden", "16", "16", "--device", "cpu", "--seed", "7"]
@@ -200,3 +203,76 @@ def test_a_greedy_rule_needs_codes(hopper_run: Path, reacher_run: Path) -> None:
             evaluate.play(evaluate.Request(run_dir, greedy="median"))
     with pytest.raises(UserError, match="exclude each other"):
         evaluate.Request(hopper_run, greedy="median", sampled=True)
+
+
+class SlowTask:
+    """Four lanes whose episodes last 3, 5, 7 and 9 steps, a reward of 1 each; a signal comes at step 6."""
+
+    num_envs, spaces = 4, Spaces(1, 1)
+
+    def __init__(self, number: int) -> None:
+        self.number, self.steps = number, 0
+
+    def reset(self, seed: int) -> dict[str, np.ndarray]:
+        return {"state": np.zeros((4, 1), np.float32)}
+
+    def send(self, action: np.ndarray) -> None:
+        self.steps += 1
+
+    def receive(self) -> Step:
+        if self.steps == 6:
+            signal.raise_signal(self.number)
+        ends = np.array([3, 5, 7, 9]) == self.steps
+        return Step(
+            self.reset(0), np.ones(4, np.float32), ends, ~ends & False, np.full(4, np.nan, np.float32)
+        )
+
+    def render(self) -> np.ndarray:
+        return np.full((16, 16, 3), 9 * self.steps, np.uint8)
+
+    def close(self) -> None:
+        pass
+
+
+class Still:
+    """An agent that does nothing."""
+
+    def act(self, obs: dict[str, torch.Tensor], *, deterministic: bool) -> torch.Tensor:
+        return torch.zeros(4, 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_evaluation_keeps_what_has_ended(
+    number: signal.Signals,
+    reacher_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(MujocoSuite, "make", lambda *args, **options: SlowTask(number))
+    monkeypatch.setattr(evaluate, "load_agent", lambda *args: Still())
+    before = signal.getsignal(number)
+    flags = ["--episodes", "4", "--output", str(tmp_path / "a.csv"), "--video", str(tmp_path / "a.mp4")]
+    monkeypatch.setattr("sys.argv", ["evaluate.py", str(reacher_run), *flags])
+    assert evaluate.main() == 128 + number
+    assert signal.getsignal(number) == before
+    with (tmp_path / "a.csv").open() as file:
+        assert [row["return"] for row in csv.DictReader(file)] == ["3.000", "5.000"]
+    assert (tmp_path / "a.mp4").stat().st_size > 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "episodes: 2, actions: deterministic; interrupted: those of 4 that had ended" in shown
+    monkeypatch.setattr("sys.argv", ["evaluate.py", str(reacher_run), "--episodes", "4"])
+    monkeypatch.setattr(SlowTask, "receive", lambda task: signal.raise_signal(number))
+    with pytest.raises(KeyboardInterrupt):  # nothing has ended
+        evaluate.main()
+
+
+def test_an_evaluation_says_how_far_it_is(
+    reacher_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluate, "LINE_PERIOD", 0.0)
+    play(monkeypatch, str(reacher_run), "--episodes", "2")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "0/2 episodes have ended, after 0 steps of 2 side by side"
+    assert lines[30].startswith("0/2 episodes have ended, after 30 steps")
+    assert re.match(r"2/2 episodes have ended, after 50 steps .*; mean return so far -\d+", lines[-1])

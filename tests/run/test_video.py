@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from rlzoo.errors import UserError
 from rlzoo.run.folder import PROJECT
-from rlzoo.run.video import Frame, encode_gif, write_video
+from rlzoo.run.video import Frame, encode_gif, rgb_frame, write_video
 
 
 def grey_frames(count: int, height: int, width: int) -> list[Frame]:
@@ -40,10 +41,60 @@ def test_views_that_are_not_contiguous(tmp_path: Path) -> None:
         assert reader.get_meta_data()["size"] == (32, 32)
 
 
-def test_frames_of_two_sizes_leave_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="size"):
-        write_video(tmp_path / "a.mp4", grey_frames(1, 8, 8) + grey_frames(1, 8, 10), fps=30)
-    assert os.listdir(tmp_path) == []
+GREY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
+RGB = np.repeat(GREY[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        RGB,
+        np.dstack([RGB, np.full((6, 8), 7, np.uint8)]),  # RGBA
+        GREY,
+        GREY[..., None],
+        RGB / 255,
+        (RGB / 255).astype(np.float32),
+        RGB.astype(np.float64),
+        RGB.astype(np.int64),
+        RGB.tolist(),
+    ],
+)
+def test_every_kind_of_picture_becomes_rgb(drawn: Any) -> None:
+    frame = rgb_frame(drawn)
+    assert frame.dtype == np.uint8
+    assert frame.flags.c_contiguous
+    np.testing.assert_array_equal(frame, RGB)
+
+
+def test_what_lies_outside_the_range_is_cut_off() -> None:
+    frame = rgb_frame(np.array([[[-3.0, np.nan, 300.0]]]))
+    assert frame.tolist() == [[[0, 0, 255]]]
+    assert rgb_frame(np.array([[True, False]])).tolist() == [[[255] * 3, [0] * 3]]
+
+
+@pytest.mark.parametrize("drawn", [None, "a picture in text", [RGB, RGB], RGB[..., :2], np.empty((0, 4, 3))])
+def test_what_is_no_picture_is_refused(drawn: Any) -> None:
+    with pytest.raises(UserError, match=r"render\(\) returned .*, expected a picture \[height, width, 3\]"):
+        rgb_frame(drawn)
+
+
+@pytest.mark.parametrize("size", [(24, 24), (16, 64), (48, 8)])
+def test_frames_that_change_their_size_are_shown_in_the_first_ones(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    frames = [np.full((16, 16, 3), 200, np.uint8)] * 2 + [np.full((*size, 3), 200, np.uint8)] * 2
+    write_video(tmp_path / "a.mp4", frames, fps=30)
+    with imageio.get_reader(tmp_path / "a.mp4") as reader:
+        shown = [np.asarray(frame) for frame in reader]
+    assert [frame.shape for frame in shown] == [(16, 16, 3)] * 4
+    with Image.open(io.BytesIO(encode_gif(frames, fps=20).content)) as image:
+        assert image.size == (16, 16)
+        image.seek(getattr(image, "n_frames", 1) - 1)
+        shown.append(np.asarray(image.convert("RGB")))
+    share = min(size) / max(size)  # of the picture, the rest is black
+    for frame in shown[2], shown[-1]:
+        assert frame[8, 8].min() > 180
+        assert (frame.mean(axis=2) > 100).mean() == pytest.approx(share, abs=0.13)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Gymnasium tasks by name, a module of one's own, and clear messages for names that cannot work."""
 
+import copy
 import importlib.util
 import os
 import subprocess
@@ -7,10 +8,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+import gymnasium as gym
+import minari
 import numpy as np
 import pytest
+from gymnasium.spaces import Box
 
 from envs.gym import make as mujoco_env
+from experiments.train_mujoco import MujocoSuite
+from rlzoo.data.load import load_episodes
 from rlzoo.errors import UserError
 from tests.helpers.counting import play, zeros
 
@@ -24,6 +30,8 @@ OWN_HELPER = "from gymnasium.envs.classic_control import PendulumEnv as Mine"
 START = """
 import sys
 from envs.gym import make as mujoco_env
+from experiments.train_mujoco import MujocoSuite
+from rlzoo.data.load import load_episodes
 from rlzoo.errors import UserError
 
 if __name__ == "__main__":
@@ -180,3 +188,71 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it():
 @pytest.mark.filterwarnings("error")
 def test_an_older_version_that_works_is_made_without_a_warning():
     mujoco_env.make("Walker2d-v4", 1).reset(0)
+
+
+class Several(gym.Env):
+    """Observes several arrays, one of them a column, and a choice; its names are not in their order."""
+
+    action_space = Box(-1, 1, (2, 1), np.float32)
+    observation_space = gym.spaces.Dict(
+        {
+            "speed": Box(-9, 9, (2, 1), np.float32),
+            "hand": gym.spaces.Dict({"up": Box(-9, 9, (), np.float32), "held": gym.spaces.Discrete(3)}),
+            "arms": gym.spaces.Tuple([Box(-9, 9, (1,), np.float32), Box(-9, 9, (2,), np.float32)]),
+        }
+    )
+
+    def __init__(self, **options):
+        self.observation_space = copy.deepcopy(self.observation_space)  # each draws from its own
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 1.0, False, False, {}
+
+
+def stacked(observations):
+    """Observations as Minari's buffers hold them: the arrays of all steps at each place."""
+    if isinstance(observations[0], dict):
+        return {name: stacked([obs[name] for obs in observations]) for name in observations[0]}
+    if isinstance(observations[0], tuple):
+        return tuple(map(stacked, zip(*observations, strict=True)))
+    return np.stack(observations)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Minari would like an author and more
+@pytest.mark.parametrize(
+    ("task", "other"), [("Several-v0", "PointMaze_UMaze-v3"), ("PointMaze_UMaze-v3", "Several-v0")]
+)
+def test_minari_data_of_a_task_are_what_the_task_observes(task, other, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    own = gym.envs.registration.EnvSpec("Several-v0", f"{__name__}:Several", max_episode_steps=5)
+    monkeypatch.setitem(gym.registry, own.id, own)
+    env, copies = mujoco_env.make_env(task, max_episode_steps=5), mujoco_env.make(task, 1)
+    recorded = [env.reset(seed=int(np.random.SeedSequence(7).generate_state(1)[0]))[0]]
+    seen = [copies.reset(7)["state"][0]]
+    action = np.array([0.5, -0.25], np.float32)
+    for _ in range(5):
+        recorded.append(env.step(action.reshape(env.action_space.shape))[0])
+        copies.send(action[None])
+        seen.append(copies.receive().obs["state"][0])
+    buffer = minari.data_collector.EpisodeBuffer(
+        observations=stacked(recorded),
+        actions=np.tile(action, (5, 1)).reshape(5, *env.action_space.shape),
+        rewards=[0.0] * 5,
+        terminations=[False] * 5,
+        truncations=[False] * 4 + [True],
+    )
+    minari.create_dataset_from_buffers(
+        "several-v0", [buffer], observation_space=env.observation_space, action_space=env.action_space
+    )
+    (episode,) = MujocoSuite().load_data(task, "several-v0", copies.spaces)
+    np.testing.assert_array_equal(episode.obs["state"], seen)
+    np.testing.assert_array_equal(episode.action, np.tile(action, (5, 1)))
+    with pytest.raises(UserError, match=f"not observations of {other}"):
+        load_episodes("several-v0", flatten_obs=mujoco_env.flatten_obs(other))
+    assert mujoco_env.flatten_obs("Pendulum-v1") is None

@@ -6,11 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
+import imageio.v2 as imageio
 import numpy as np
 import pytest
+from gymnasium.spaces import Box
 
 from envs.gym import make as mujoco_env
 from envs.gym import rendering
+from experiments.runner.launch import main
+from experiments.train_mujoco import MujocoSuite
 from rlzoo.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -108,3 +113,63 @@ def test_tasks_drawn_by_pygame_need_no_opengl(monkeypatch):
         assert task.render().dtype == np.uint8
     except UserError as error:  # without pygame
         assert "pip install" in str(error)  # noqa: PT017
+
+
+class Draws(gym.Env):
+    """Draws itself: each frame of another kind and size."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    action_space = Box(-1, 1, (1,), np.float32)
+    observation_space = Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, render_mode=None, fails=False):
+        self.render_mode, self.fails, self.steps = render_mode, fails, 0
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.zeros(1, np.float32), 1.0, False, False, {}
+
+    def render(self):
+        if self.fails:
+            raise AttributeError("'NoneType' object has no attribute 'eglQueryString'")
+        side = 16 + 2 * self.steps
+        return [np.full((side, 16, 4), 200, np.uint8), np.full((16, side, 3), 0.8)][self.steps % 2]
+
+
+@pytest.fixture
+def drawing_tasks(monkeypatch):
+    for name, fails in (("Draws-v0", False), ("Fails-v0", True)):
+        own = gym.envs.registration.EnvSpec(name, Draws, max_episode_steps=5, kwargs={"fails": fails})
+        monkeypatch.setitem(gym.registry, name, own)
+
+
+@pytest.mark.usefixtures("drawing_tasks")
+@pytest.mark.parametrize("asked", ["", "egl", "off"])
+def test_tasks_that_draw_themselves_need_no_opengl(asked, monkeypatch):
+    monkeypatch.setattr(rendering, "_works", lambda name: False)
+    monkeypatch.setenv("MUJOCO_GL", asked)
+    task = mujoco_env.make("Draws-v0", 1, render=True)
+    task.reset(0)
+    assert task.render().mean() == 200
+    with pytest.raises(UserError, match=r"draw frames here|MUJOCO_GL is 'off'"):
+        mujoco_env.make("Fails-v0", 1, render=True)
+
+
+@pytest.mark.usefixtures("drawing_tasks")
+@pytest.mark.parametrize("episodes", [1, 2])
+def test_frames_of_every_kind_do_not_end_training(episodes, tmp_path):
+    flags = ["--task", "Draws-v0", "--steps", "20", "--eval-every", "10", "--warmup-steps", "50", "--video"]
+    flags += ["--eval-episodes", str(episodes), "--runs-dir", str(tmp_path), "--device", "cpu"]
+    flags += ["--num-envs", "1", "--threads", "1", "--buffer-capacity", "1000"]
+    assert main(MujocoSuite, ["sac", *flags]) == 0
+    films = sorted(tmp_path.rglob("*.mp4"))
+    assert [film.name for film in films] == ["step-10.mp4", "step-20.mp4"]
+    for film in films:
+        with imageio.get_reader(film) as reader:
+            frames = np.stack([np.asarray(frame) for frame in reader])
+        assert frames.shape == (6, 16, 16, 3)
+        np.testing.assert_allclose(frames[:, 8, 8], 202, atol=8)  # the floats are 204
