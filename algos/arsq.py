@@ -222,8 +222,15 @@ class ARSQ(Agent):
     def update_cycle(self) -> tuple[Update, ...]:
         return (self.update,)
 
+    @property
+    def _acting(self) -> AdvantageNetwork:
+        return self.advantage if self.config.act_with == "online" else self.target_advantage
+
     @torch.no_grad()
     def act(self, obs: dict[str, Tensor], *, deterministic: bool) -> Tensor:
         """A code for every position in turn, decoded: of `greedy`, or sampled: [N, D]."""
-        network = self.advantage if self.config.act_with == "online" else self.target_advantage
-        return network.act(self.encoder(obs), deterministic=deterministic)
+        return self._acting.act(self.encoder(obs), deterministic=deterministic)
+
+    @torch.no_grad()
+    def code_logits(self, obs: dict[str, Tensor], action: Tensor) -> tuple[Tensor, Tensor]:
+        return self._acting.logits(self.encoder(obs), action)

@@ -150,6 +150,14 @@ class AdvantageNetwork(nn.Module):
         """
         return self._advantage(self._project(features), self.prefix(codes))
 
+    def logits(self, features: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """min_i A_i / alpha behind actions [B, D], and their codes: see `Agent.code_logits`."""
+        codes = self.binning.encode(action)  # [B, L, D]
+        by_position = self(features, codes).amin(0) / self.config.temperature  # [T, B, N]
+        logits = torch.empty_like(by_position).index_copy_(0, self.code_index, by_position)  # [L*D, B, N]
+        by_level = logits.view(-1, self.action_dim, *logits.shape[1:]).transpose(1, 2)  # [L, B, D, N]
+        return by_level, codes.transpose(0, 1)
+
     def _project(self, features: Tensor) -> Tensor:
         """Layer k's share that does not depend on the position: features [B, F] -> [E, G, B, H]."""
         if self.projection is not None:
@@ -205,7 +213,7 @@ class AdvantageNetwork(nn.Module):
         dimension's row of the weight is added to it. One environment's action is some ten small operations
         per position, whose number is what it costs.
         """
-        config, rows = self.config, len(features)
+        config, rows = self.config, features.shape[0]
         projected = self._project(features)  # [E, G, B, H]
         ensemble, groups, _, width = projected.shape
         entering = projected.permute(2, 0, 1, 3).reshape(rows, -1)  # [B, E*G*H], of the prefix so far

@@ -145,3 +145,9 @@ class BC(Agent):
         """
         deterministic |= self.config.policy == "gaussian" and self.config.loss == "mse"
         return self.policy.act(self.encoder(obs), deterministic=deterministic)
+
+    @torch.no_grad()
+    def code_logits(self, obs: dict[str, Tensor], action: Tensor) -> tuple[Tensor, Tensor] | None:
+        if isinstance(self.policy, GaussianPolicy):
+            return None
+        return self.policy.logits(self.encoder(obs), action)

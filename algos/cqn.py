@@ -184,7 +184,7 @@ class Critic(nn.Module):
 
         With `break_ties`, a dimension all of whose bins score the same draws one of them.
         """
-        index = torch.zeros(len(state), self.action_dim, dtype=torch.int64, device=state.device)
+        index = torch.zeros(state.shape[0], self.action_dim, dtype=torch.int64, device=state.device)
         entered = self._enter(state)
         codes = []
         for level in range(self.config.levels):
@@ -304,6 +304,13 @@ class CQN(Agent):
             return action
         noise = self.config.exploration_noise * torch.randn_like(action)
         return binning.decode(binning.encode(action + noise))  # encode cuts to [-1, 1]
+
+    @torch.no_grad()
+    def code_logits(self, obs: dict[str, Tensor], action: Tensor) -> tuple[Tensor, Tensor]:
+        """Of CQN: the target critic's Q."""
+        codes = self.critic.binning.encode(action)  # [B, L, D]
+        q = self.target_critic.q(self.target_critic(self.encoder(obs), codes))
+        return q, codes.transpose(0, 1)
 
 
 def project(prob: Tensor, atoms: Tensor, reward: Tensor, discount: Tensor) -> Tensor:

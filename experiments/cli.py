@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "play the agent of a run, as a table, a CSV file or a film",
     "compare": "gather runs into curves, a table and plots",
     "sweep": "many runs: every combination of agents and values, or a search for settings",
+    "export": "a run's policy as files to take away: safetensors, JSON and ONNX, all checked",
     "make-dataset": "record datasets of D4RL's kinds from finished runs",
     "benchmark": "time the agents and their parts",
     "quickstart": "ARSQ and behavioural cloning from a few demonstrations, in a few minutes",

@@ -28,20 +28,18 @@ from rich.table import Table
 
 from experiments.runner.experiment import complete, load_experiment, read_config
 from experiments.runner.launch import check_origin, eval_lanes
-from experiments.runner.policy import agent_config, load_agent, read_run
 from experiments.suites import SUITES
-from rlzoo.data.scaling import Scaling
 from rlzoo.errors import UserError
 from rlzoo.evaluate import Evaluation, evaluate
+from rlzoo.policy import load_policy
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import atomic_write, check_writable
-from rlzoo.run.machine import tune_cpu
+from rlzoo.run.machine import resolve_device, tune_cpu
 from rlzoo.run.progress import LINE_PERIOD
 from rlzoo.run.video import write_video
 from rlzoo.seeding import seed_global_generators
 from rlzoo.settings import Count, Seed, Settings
 from rlzoo.tracker import EpisodeTracker, FinishedEpisode
-from rlzoo.train import BEST_POLICY, CHECKPOINT
 from rlzoo.types import Step, VectorTask
 
 MOST_LANES = 100  # episodes played side by side; each has a simulator of its own
@@ -80,17 +78,6 @@ class Request(Settings):
             raise UserError(f"--video is {self.video}, expected a name that ends in .mp4")
         if self.sampled and self.greedy is not None:
             raise UserError("--sampled and --greedy exclude each other")
-
-
-def with_greedy(checkpoint: dict[str, Any], greedy: str) -> dict[str, Any]:
-    """The checkpoint with another rule for the agent's deterministic action.
-
-    Raises:
-        UserError: its policy is not auto-regressive.
-    """
-    if not agent_config(checkpoint).greedy_rules:
-        raise UserError(f"--greedy: the policy of this {checkpoint['agent_name']} is not auto-regressive")
-    return {**checkpoint, "agent_config": {**checkpoint.get("agent_config", {}), "greedy": greedy}}
 
 
 class Interrupted(Exception):  # noqa: N818  (no error)
@@ -188,29 +175,27 @@ def play(settings: Request) -> tuple[Evaluation, Table, float, int]:
     if suite_name not in SUITES:
         raise UserError(f"{settings.run}: no suite called {suite_name!r}; there are {', '.join(SUITES)}")
     suite = SUITES[suite_name]()
-    checkpoint = read_run(settings.run, BEST_POLICY if settings.checkpoint == "best" else CHECKPOINT)
-    if settings.greedy is not None:
-        checkpoint = with_greedy(checkpoint, settings.greedy)
+    device = resolve_device(settings.device)
+    policy = load_policy(settings.run, checkpoint=settings.checkpoint, greedy=settings.greedy, device=device)
     name, asked = load_experiment(suite, settings.run)
-    check_origin(checkpoint, settings.run, name, asked.task)
+    check_origin(policy.about, settings.run, name, asked.task)
     for path in filter(None, (settings.output, settings.video)):
         check_writable(path)
     film = settings.video is not None
     experiment = complete(suite, dataclasses.replace(asked, video=film, device=settings.device))
-    suite.prepare(experiment, checkpoint)
+    suite.prepare(experiment, policy.about)
     torch.set_float32_matmul_precision(experiment.matmul_precision)
-    device = torch.device(experiment.device)
     seed_global_generators(settings.seed)
     lanes = eval_lanes(settings.episodes, min(MOST_LANES, suite.lanes or MOST_LANES))
     with closing(suite.make(experiment.task, lanes, render=film)) as task:
         watched = Watched(task, settings.episodes)
-        agent = load_agent(checkpoint, task.spaces, device)
+        policy.check_fits(task.spaces)
         torch.manual_seed(settings.seed)  # only now: networks draw their first weights
         try:
             with watched:
                 result = evaluate(
-                    agent,
-                    Scaling.of_checkpoint(checkpoint).wrap(cast(VectorTask, watched)),
+                    policy.agent,
+                    policy.scaling.wrap(cast(VectorTask, watched)),
                     episodes=settings.episodes,
                     seed=settings.seed,
                     device=device,
@@ -223,8 +208,7 @@ def play(settings: Request) -> tuple[Evaluation, Table, float, int]:
             result = watched.evaluation()
         frames_per_second = getattr(task, "render_fps", 30.0)
     table = summary(result, suite.score(experiment.task))
-    config = agent_config(checkpoint)
-    how = "sampled" if settings.sampled else config.greedy if config.greedy_rules else "deterministic"
+    how = "sampled" if settings.sampled else policy.rule
     table.title = f"{name} on {experiment.task}, {settings.checkpoint} checkpoint"
     table.caption = f"episodes: {len(result.returns)}, actions: {how}"
     if watched.signal:

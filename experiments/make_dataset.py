@@ -15,7 +15,7 @@ python experiments/train_mujoco.py dsac-t --task Hopper-v4 --stop-at-return 1100
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,6 @@ import numpy as np
 import torch
 import tyro
 
-from experiments.runner.policy import Policy, load_policy, read_run
 from experiments.runner.suite import Suite
 from experiments.train_d4rl import D4RLSuite
 from experiments.train_mujoco import MujocoSuite
@@ -32,7 +31,9 @@ from rlzoo.data.episodes import summary
 from rlzoo.data.scaling import Scaling
 from rlzoo.data.write import check_minari_name, write_d4rl, write_minari
 from rlzoo.errors import UserError
+from rlzoo.policy import Policy
 from rlzoo.replay import ReplayBuffer
+from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import check_writable
 from rlzoo.run.machine import resolve_device, tune_cpu
@@ -43,6 +44,7 @@ from rlzoo.train import BEST_POLICY, CHECKPOINT, TrainConfig
 from rlzoo.types import Array, Episode, FloatArray, Spaces, VectorTask
 
 Kind = Literal["random", "medium", "medium-replay", "expert", "medium-expert", "merged"]
+Act = Callable[[dict[str, Array]], FloatArray]  # observations [N, ...] -> actions [N, A] in [-1, 1]
 MEDIUM_SHARE = 1 / 3  # of the expert's return, D4RL's definition of "medium" (arXiv 2004.07219, section 5)
 
 
@@ -99,7 +101,19 @@ def suite_of(task: str) -> Suite:
     return D4RLSuite() if task in D4RLSuite().tasks() else MujocoSuite()
 
 
-def roll_out(task: VectorTask, policy: Policy, *, steps: int, seed: int) -> list[Episode]:
+def noisy(policy: Policy, noise: float | None) -> Act:
+    """The policy with Gaussian noise of this deviation on its best action; None: sampled instead."""
+
+    def act(obs: dict[str, Array]) -> FloatArray:
+        action = policy.unit_action(obs, deterministic=noise is not None)
+        if noise:
+            action = action + noise * torch.randn(action.shape).numpy()
+        return np.clip(action, -1, 1).astype(np.float32)
+
+    return act
+
+
+def roll_out(task: VectorTask, policy: Act, *, steps: int, seed: int) -> list[Episode]:
     """At least `steps` steps of whole episodes: each lane plays on until the episode it is in has ended.
 
     Args:
@@ -172,7 +186,9 @@ def sources(settings: Request) -> list[dict[str, Any]]:
     for level in [] if runless else settings.kind.removesuffix("-replay").split("-"):
         run = settings.medium if level == "medium" else settings.expert
         assert run is not None
-        found.append(read_run(run, CHECKPOINT if level == "medium" else BEST_POLICY))
+        found.append(
+            load_checkpoint(run / "checkpoints" / (CHECKPOINT if level == "medium" else BEST_POLICY))
+        )
     tasks = sorted({checkpoint["task"] for checkpoint in found})
     if len(tasks) > 1:
         raise UserError(f"the runs are of different tasks: {', '.join(tasks)}")
@@ -207,9 +223,10 @@ def record(settings: Request, checkpoints: list[dict[str, Any]], task: str) -> l
     for index, checkpoint in enumerate(checkpoints):
         torch.manual_seed(settings.seed + index)
         with closing(suite.make(task, settings.num_envs)) as copies:
-            policy = load_policy(checkpoint, copies.spaces, device, noise=settings.noise)
-            steps = settings.steps // len(checkpoints)
-            episodes += roll_out(copies, policy, steps=steps, seed=settings.seed + 1000 * index)
+            policy = Policy.of_checkpoint(checkpoint, device)
+            policy.check_fits(copies.spaces)
+            steps, act = settings.steps // len(checkpoints), noisy(policy, settings.noise)
+            episodes += roll_out(copies, act, steps=steps, seed=settings.seed + 1000 * index)
     return episodes
 
 
@@ -222,7 +239,7 @@ def main() -> int:
         check_writable(settings.output)
     checkpoints, best = sources(settings), None
     if settings.kind == "medium" and settings.expert is not None:
-        best = read_run(settings.expert, BEST_POLICY)["return"]
+        best = load_checkpoint(settings.expert / "checkpoints" / BEST_POLICY)["return"]
     task = checkpoints[0]["task"] if checkpoints else str(settings.task)
     agents = "+".join(sorted({checkpoint["agent_name"] for checkpoint in checkpoints})) or settings.kind
     episodes = record(settings, checkpoints, task)

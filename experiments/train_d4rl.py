@@ -9,6 +9,7 @@ python experiments/train_d4rl.py cqn --task hopper-medium-v2 --dataset my_data.h
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from experiments.runner.flags import Experiment
 from experiments.runner.launch import main
 from experiments.runner.suite import Suite
 from rlzoo.data.load import load_episodes
+from rlzoo.interface import Interface
 from rlzoo.run.cli import run_main
 from rlzoo.types import Episode, Spaces, VectorTask
 
@@ -69,6 +71,10 @@ class D4RLSuite(Suite):
 
     def score(self, task: str) -> Callable[[float], float]:
         return partial(normalized_score, task)
+
+    def interface(self, name: str, task: VectorTask) -> Interface:
+        columns = f"the columns of D4RL's datasets of {name}"
+        return replace(super().interface(name, task), observation=columns, action=columns)
 
     def gymnasium_id(self, task: str) -> str | None:
         """Locomotion's; D4RL's other tasks are more than Gymnasium's."""

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from envs.gym.rendering import rendering_backend
@@ -35,6 +34,7 @@ from envs.rlbench.protocol import (
     Demonstration,
     Images,
     action_range,
+    interface,
     least_std,
     to_episodes,
 )
@@ -44,6 +44,7 @@ from experiments.runner.launch import main
 from experiments.runner.suite import Suite
 from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
+from rlzoo.interface import Interface
 from rlzoo.run.cli import EarlyParser, run_main
 from rlzoo.settings import Count, Settings
 from rlzoo.types import Episode, Spaces, VectorTask
@@ -142,14 +143,11 @@ class RLBenchSuite(Suite):
             if self.options.images is None:
                 self.least_std = least_std(self.demonstrations[0].task_state.shape[1])
         else:
-            try:
-                self.range = ActionRange(checkpoint["action_low"].numpy(), checkpoint["action_high"].numpy())
-            except KeyError as error:
-                raise UserError(
-                    "the checkpoint holds no range of actions: it is not of an RLBench run"
-                ) from error
-        low, high = np.asarray(self.range.low), np.asarray(self.range.high)
-        self.metadata = {"action_low": torch.from_numpy(low), "action_high": torch.from_numpy(high)}
+            self.range = Interface.of_checkpoint(checkpoint).actions
+
+    def interface(self, name: str, task: VectorTask) -> Interface:
+        assert self.range is not None
+        return interface(self.range, self.options.images)
 
     def make(self, task: str, num_envs: int, *, processes: bool = False, render: bool = False) -> VectorTask:
         assert self.range is not None

@@ -78,6 +78,19 @@ class Agent(nn.Module):
     def act(self, obs: dict[str, Tensor], *, deterministic: bool) -> Tensor:
         """Actions [N, A] in [-1, 1] for observations [N, ...]; no gradient, no change to the agent."""
 
+    def code_logits(self, obs: dict[str, Tensor], action: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Of an agent whose actions are sequences of codes: the logits behind an action.
+
+        Args:
+            obs, action: B observations and actions [B, D] in [-1, 1], of which each code is scored after the
+                codes before it.
+
+        Returns:
+            The logits of all codes [L, B, D, N] and the action's codes [L, B, D], L codes for each of its D
+            dimensions; None where actions are no codes.
+        """
+        return None
+
     @abstractmethod
     def update_cycle(self) -> tuple[Update, ...]:
         """The updates to run in turn: update i is ``cycle[i % len(cycle)](batch)``.

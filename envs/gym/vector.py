@@ -24,6 +24,7 @@ from envs.gym import snapshot
 from envs.gym.snapshot import Environment, Snapshots
 from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
+from rlzoo.interface import Interface
 from rlzoo.run.video import rgb_frame
 from rlzoo.seeding import derived_seed, global_generators_kept, seed_global_generators
 from rlzoo.types import Array, FloatArray, Spaces, Step
@@ -78,6 +79,7 @@ class Lane(gym.Wrapper[dict[str, Array], FloatArray, Any, Any]):
         self.observation_space = seen  # type: ignore[assignment]
         self._range = ActionRange(actions.low.ravel(), actions.high.ravel())
         self._action_shape, self._action_dtype = actions.low.shape, actions.low.dtype
+        self.metadata = {**env.metadata, "interface": _interface(env, task, self._range)}
         self._inner_observations = env.observation_space
         self._is_named = "pixels" in seen.spaces
         self._is_vector = isinstance(env.observation_space, Box) and len(env.observation_space.shape) == 1
@@ -261,6 +263,7 @@ class GymVectorTask:
             metadata = self._lanes[0].metadata
         self.spaces = _sizes(*spaces, frame_stack)
         self.render_fps = float(metadata.get("render_fps") or 30)  # frames per second of the task's own time
+        self.interface: Interface = metadata["interface"]
 
     def reset(self, seed: int) -> dict[str, Array]:
         # Every lane's seed is drawn by a hash of `seed`: with seed + i for lane i, the runs of seeds 1 and 2
@@ -415,6 +418,20 @@ def _agent_space(space: gym.Space[Any], task: str) -> Dict:
     if not isinstance(flat, Box):
         raise UserError(f"{task}: observations {space} cannot be flattened to one vector")
     return Dict({"state": Box(-np.inf, np.inf, flat.shape, np.float32)})
+
+
+def _interface(env: Environment, task: str, actions: ActionRange) -> Interface:
+    """What the task is outside of rlzoo; `dt` is what Gymnasium's simulators call a step's length in s."""
+    space = env.observation_space
+    parts = space.spaces if isinstance(space, Dict) else {}
+    keys = [f"{name} [{gym.spaces.flatdim(part)}]" for name, part in parts.items()]
+    step = env.get_wrapper_attr("dt") if env.has_wrapper_attr("dt") else None
+    return Interface(
+        actions,
+        observation=f"Gymnasium's of {task}" + (f", flattened: {', '.join(keys)}" if keys else ""),
+        action=f"Gymnasium's of {task}",
+        control_rate=round(1 / step, 6) if isinstance(step, float) and step > 0 else None,
+    )
 
 
 def _sizes(observations: Any, actions: Any, frame_stack: int) -> Spaces:

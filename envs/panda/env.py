@@ -26,7 +26,7 @@ from envs.panda.tasks import find
 from envs.rlbench.protocol import (
     ACTION_DIM,
     DEFAULT_TIME_LIMIT,
-    MAX_DELTA,
+    FULL_RANGE,
     NUM_JOINTS,
     TIME_LIMITS,
     Images,
@@ -37,10 +37,6 @@ from rlzoo.actions import ActionRange
 from rlzoo.types import FloatArray
 
 FILM_SIZE = 256  # pixels, height and width of what `render` returns
-FULL_RANGE = ActionRange(
-    np.array([-MAX_DELTA] * NUM_JOINTS + [0.0], np.float32),
-    np.array([MAX_DELTA] * NUM_JOINTS + [1.0], np.float32),
-)
 
 
 class PandaEnv(gym.Env[Observation, FloatArray]):

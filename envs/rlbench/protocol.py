@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
+from rlzoo.interface import Interface
 from rlzoo.types import Array, Episode, FloatArray
 
 CAMERAS = ("front", "wrist", "left_shoulder", "right_shoulder")
@@ -48,6 +49,11 @@ TIME_LIMITS = {  # steps; the tasks of ARSQ's and CQN's experiments
     "toilet_seat_up": 150,
     "turn_tap": 125,
 }
+FULL_RANGE = ActionRange(  # of the robot's actions
+    np.array([-MAX_DELTA] * NUM_JOINTS + [0.0], np.float32),
+    np.array([MAX_DELTA] * NUM_JOINTS + [1.0], np.float32),
+)
+CONTROL_RATE = 20.0  # Hz
 JOINT_UNIT, TASK_UNIT = 1.0, 0.1  # rad; m (also rad), see `least_std`
 DEFAULT_TIME_LIMIT = 150  # steps, for a task that is not in TIME_LIMITS
 
@@ -115,6 +121,22 @@ def robot_action(actions: ActionRange, action: FloatArray) -> FloatArray:
     robot = np.asarray(actions.from_unit(np.asarray(action)), np.float32)
     robot[:NUM_JOINTS] = robot[:NUM_JOINTS].clip(-MAX_DELTA, MAX_DELTA)
     return robot
+
+
+def interface(actions: ActionRange, images: Images | None) -> Interface:
+    """What a policy sees and does, with the range of actions of its demonstrations."""
+    seen = "7 joint positions (rad); gripper, 1 open, 0 closed"
+    if images is None:
+        seen += "; the task's state as its simulator gives it"
+    else:
+        seen += f"; RGB images {images.size} x {images.size} of {', '.join(images.cameras)}"
+    return Interface(
+        actions,
+        limits=FULL_RANGE,
+        observation=seen,
+        action="changes of the 7 joint positions (rad); gripper, open above 0.5",
+        control_rate=CONTROL_RATE,
+    )
 
 
 def is_within_limits(demonstration: Demonstration) -> bool:

@@ -218,8 +218,9 @@ def make_trainer(
             "agent_name": agent_name,
             "task": experiment.task,
             "agent_config": plain(experiment.agent),
+            "spaces": vars(task.spaces).copy(),
             **data.scaling.metadata(),
-            **suite.metadata,
+            **suite.interface(experiment.task, task).metadata(),
         },
         film=experiment.video,
     )

@@ -8,6 +8,7 @@ from typing import Any
 from experiments.runner.flags import Experiment, NoOptions
 from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
+from rlzoo.interface import Interface
 from rlzoo.settings import Settings
 from rlzoo.types import Episode, FloatArray, Spaces, VectorTask
 
@@ -25,7 +26,6 @@ class Suite:
         remark: a line under the final table, such as the paper's result; "" for none.
         lanes: how many episodes of an evaluation are played side by side at most; None: all.
         least_std: what standardised observations [S] are divided by at least.
-        metadata: what `prepare` needs to find in the checkpoint of a run that is resumed or played.
     """
 
     name: str
@@ -40,7 +40,6 @@ class Suite:
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         """`arguments` are the command line's: flags among them may decide what the presets are."""
         self.folder = self.name
-        self.metadata: Mapping[str, Any] = {}
 
     @property
     def script(self) -> str:
@@ -88,6 +87,10 @@ class Suite:
     def action_range(self, task: str) -> ActionRange:
         """What an agent's actions of -1 and 1 stand for in the task's recorded data."""
         return ActionRange(-1.0, 1.0)
+
+    def interface(self, name: str, task: VectorTask) -> Interface:
+        """What the task called `name` is outside of rlzoo, where its policies may be played."""
+        return getattr(task, "interface", Interface())
 
     def gymnasium_id(self, task: str) -> str | None:
         """The id by which `gymnasium.make` makes the very same task; None where there is none."""

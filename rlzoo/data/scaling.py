@@ -51,11 +51,11 @@ class Scaling:
 
     @staticmethod
     def of_checkpoint(checkpoint: Mapping[str, Any]) -> Scaling:
-        """The scaling of the run that left the checkpoint."""
+        """The scaling of the run that left the checkpoint (or an export's configuration, with lists)."""
         obs, action = checkpoint.get("scaling"), checkpoint.get("action_scaling")
         return Scaling(
-            None if obs is None else ObservationScaling(obs["mean"].numpy(), obs["std"].numpy()),
-            None if action is None else ActionRange(action["low"].numpy(), action["high"].numpy()),
+            None if obs is None else ObservationScaling(*_arrays(obs, "mean", "std")),
+            None if action is None else ActionRange(*_arrays(action, "low", "high")),
         )
 
     @property
@@ -95,6 +95,10 @@ class Scaling:
 
 def _tensors(**arrays: Array | float) -> dict[str, torch.Tensor]:
     return {name: torch.as_tensor(array) for name, array in arrays.items()}
+
+
+def _arrays(saved: Mapping[str, Any], *names: str) -> list[FloatArray]:
+    return [np.asarray(saved[name], np.float32) for name in names]
 
 
 class ScaledTask:

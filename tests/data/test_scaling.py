@@ -12,13 +12,13 @@ from algos import AGENTS
 from envs.d4rl import env as d4rl_env
 from experiments import evaluate, make_dataset
 from experiments.runner.launch import main
-from experiments.runner.policy import load_policy
 from experiments.train_d4rl import D4RLSuite
 from rlzoo.actions import ActionRange
 from rlzoo.data.load import load_episodes
 from rlzoo.data.scaling import ObservationScaling, Scaling, action_range_of
 from rlzoo.data.write import write_d4rl
 from rlzoo.errors import UserError
+from rlzoo.policy import Policy
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.types import Episode, Spaces, Step
 
@@ -211,10 +211,12 @@ def test_a_rescaled_run_acts_in_the_tasks_units(
 def test_what_is_recorded_of_a_rescaled_run_is_in_the_tasks_units(rescaled: Rescaled) -> None:
     scaling, checkpoint = scaling_of(rescaled, "best.pt")
     obs = {"state": np.zeros((500, 11), np.float32)}
-    act = load_policy(checkpoint, Spaces(11, 3), torch.device("cpu"))
+    policy = Policy.of_checkpoint(checkpoint, torch.device("cpu"))
+    act = make_dataset.noisy(policy, 0)
     bounds = np.array([scaling.low[0], scaling.high[1], scaling.low[2]])
     np.testing.assert_allclose(act(obs), np.tile(bounds, (500, 1)), atol=1e-6)
-    noisy = load_policy(checkpoint, Spaces(11, 3), torch.device("cpu"), noise=0.02)(obs)
+    np.testing.assert_allclose(policy.act(obs["state"]), act(obs))  # D4RL's own units are [-1, 1]
+    noisy = make_dataset.noisy(policy, 0.02)(obs)
     np.testing.assert_allclose((noisy - bounds).std(0), 0.02, rtol=0.2)
     with pytest.raises(UserError, match="does not hold the task's own"):
         make_dataset.replayed(scaling_of(rescaled)[1], Spaces(11, 3))

@@ -250,7 +250,10 @@ def test_an_interrupted_evaluation_keeps_what_has_ended(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(MujocoSuite, "make", lambda *args, **options: SlowTask(number))
-    monkeypatch.setattr(evaluate, "load_agent", lambda *args: Still())
+    policy = evaluate.load_policy(reacher_run)
+    policy.agent = Still()  # type: ignore[assignment]
+    monkeypatch.setattr(policy, "check_fits", lambda spaces: None)
+    monkeypatch.setattr(evaluate, "load_policy", lambda *args, **options: policy)
     before = signal.getsignal(number)
     flags = ["--episodes", "4", "--output", str(tmp_path / "a.csv"), "--video", str(tmp_path / "a.mp4")]
     monkeypatch.setattr("sys.argv", ["evaluate.py", str(reacher_run), *flags])
