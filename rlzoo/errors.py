@@ -9,3 +9,11 @@ class UserError(Exception):
     The message is one complete line that names the thing, what is wrong with it and what was expected.
     Scripts print it without a traceback and exit with a non-zero code (see `rlzoo.run.cli.run_main`).
     """
+
+
+class SimulatorFailure(UserError):  # noqa: N818  (an outcome that training handles)
+    """A simulator raised an exception, or its process ended; nothing is known of its state any more.
+
+    The message is the cause, with the place in its code. Training goes on with new simulators (see
+    `rlzoo.train.Trainer`).
+    """

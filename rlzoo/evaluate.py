@@ -10,6 +10,7 @@ import torch
 
 from rlzoo.agent import Agent
 from rlzoo.replay import FrameStacker
+from rlzoo.run.signals import StopSignal
 from rlzoo.seeding import global_generators_kept
 from rlzoo.tracker import EpisodeTracker, FinishedEpisode
 from rlzoo.types import Array, FloatArray, VectorTask
@@ -70,6 +71,8 @@ def evaluate(
     record: bool = False,
     deterministic: bool = True,
     tells_success: bool = False,
+    stop: StopSignal | None = None,
+    limit: float = 0.0,
 ) -> Evaluation:
     """Run `episodes` episodes, spread evenly over the task's lanes.
 
@@ -81,23 +84,33 @@ def evaluate(
     Where the task says that it was solved, in one of the episodes or earlier (`tells_success`), episodes of
     which it says nothing have failed.
 
+    A request of `stop` ends it within two seconds; `limit` is what a step or a reset may take, in seconds
+    (0: any time).
+
     Raises:
         ValueError: if `episodes` is not a multiple of the number of lanes.
+        Stopped, TimedOut: it was cut short.
+        SimulatorFailure: a simulator failed.
     """
     lanes = task.num_envs
     if episodes % lanes:
         raise ValueError(f"{episodes} episodes cannot be spread evenly over {lanes} environments")
-    obs = task.reset(seed)
+    stop = stop or StopSignal()
+    stop.check()
+    with stop.waiting(limit):
+        obs = task.reset(seed)
     stacker = FrameStacker(task.spaces)
     tracker = EpisodeTracker(lanes, tells_success=tells_success)
     finished: list[list[FinishedEpisode]] = [[] for _ in range(lanes)]
     frames = [task.render()] if record else []
     while min(map(len, finished)) < episodes // lanes:
+        stop.check()
         action = policy_action(agent, stacker(obs, tracker.begins), device, deterministic=deterministic)
-        task.send(action)
-        step = task.receive()
-        if record and not finished[0]:
-            frames.append(task.render())
+        with stop.waiting(limit):
+            task.send(action)
+            step = task.receive()
+            if record and not finished[0]:
+                frames.append(task.render())
         for episode in tracker.update(step):
             finished[episode.lane].append(episode)
         obs = step.obs

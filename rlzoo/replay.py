@@ -175,6 +175,18 @@ class ReplayBuffer:
         self._age = np.where(begins, self._age + 1, 0).astype(np.int32)
         self._ended = (terminated | truncated) & begins
 
+    def cut(self, obs: Mapping[str, Array]) -> None:
+        """End the episodes under way as truncated, at `obs` [L, ...]: what the newest steps led to."""
+        if not self._pending.any():
+            return
+        newest = (self._written - 1) % self.rows * self.lanes
+        ended = self._fields["ended"][newest : newest + self.lanes]
+        ended |= torch.from_numpy(self._pending).to(self.storage_device)
+        self._ended[:] = True  # so that no transition starts from the row added now
+        nothing = np.zeros(self.lanes, np.bool_)
+        action = np.zeros((self.lanes, self.spaces.action_dim), np.float32)
+        self.add(obs, action, nothing.astype(np.float32), nothing, nothing)
+
     def add_episodes(self, episodes: Sequence[Episode]) -> None:
         """Record whole episodes, spread over the lanes so that all lanes grow by the same number of rows.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 # PyTorch and the simulators get the seed itself; each of these is a stream of its own.
-EVALUATION, WARMUP, BUFFERS = 1, 2, 3
+EVALUATION, WARMUP, BUFFERS, RESTART = 1, 2, 3, 4
 
 
 def derived_seed(seed: int, *stream: int) -> int:

@@ -17,15 +17,15 @@ from torch import Tensor
 
 from rlzoo.agent import Agent
 from rlzoo.capture import Capture, capture, capture_sampling
-from rlzoo.errors import UserError
+from rlzoo.errors import SimulatorFailure, UserError
 from rlzoo.evaluate import VIDEO_TAG, Evaluation, evaluate
 from rlzoo.replay import FrameStacker, ReplayBuffer, empty_batch, map_batch
 from rlzoo.run.checkpoint import load_checkpoint, save_checkpoint
 from rlzoo.run.logger import Logger
 from rlzoo.run.progress import Progress
-from rlzoo.run.signals import StopSignal
+from rlzoo.run.signals import CutShort, StopSignal, TimedOut
 from rlzoo.run.video import encode_gif, write_video
-from rlzoo.seeding import EVALUATION, WARMUP, derived_seed
+from rlzoo.seeding import EVALUATION, RESTART, WARMUP, derived_seed
 from rlzoo.settings import Count, CountOrZero, Fraction, NotNegative, Settings
 from rlzoo.tracker import EpisodeTracker
 from rlzoo.types import Array, Batch, BoolArray, FloatArray, Step, VectorTask
@@ -33,6 +33,8 @@ from rlzoo.types import Array, Batch, BoolArray, FloatArray, Step, VectorTask
 CHECKPOINT = "latest.pt"  # everything a run needs to go on
 BEST_POLICY = "best.pt"  # the agent alone, at its best evaluation
 NEVER = 2**62  # later than any step
+RESTART_PERIOD = 10_000  # steps, over which `max_restarts` counts
+STATE_GRACE = 5.0  # seconds that simulators are given to tell their state after a signal
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class TrainConfig(Settings):
     join_capacity: CountOrZero = 0
     """Rows for successes that join the demonstrations."""
     bootstrap_through_success: bool = False
-    """Store a success as truncated, not terminated."""
+    """Store success as truncated."""
     discount: Fraction = 0.99
     """gamma, per environment step."""
     n_step: Count = 1
@@ -76,7 +78,11 @@ class TrainConfig(Settings):
     checkpoint_every: Count = 250_000
     """Steps between checkpoints."""
     capture: Capture = "auto"
-    """Updates as CUDA graphs on a GPU, or eagerly."""
+    """Updates as CUDA graphs on a GPU."""
+    max_restarts: CountOrZero = 3
+    """Most restarts in 10,000 steps."""
+    env_timeout: NotNegative = 0.0
+    """Seconds a step may take, 0: any."""
 
 
 @dataclass
@@ -90,6 +96,7 @@ class Counters:
     next_eval: int = 0
     next_checkpoint: int = 0
     best_return: float = -math.inf
+    restarts: int = 0  # of all simulators, after failures
     # Seconds of training, without evaluations and checkpoints of policies; no part of what a run computes.
     training_s: float = field(default=0.0, compare=False)
 
@@ -156,6 +163,8 @@ class Trainer:
         # Length of a successful episode that lacks only its final observation in the replay buffer, else 0.
         self.joining = np.zeros(task.num_envs, dtype=np.int64)
         self.finished: list[tuple[float, int]] = []  # (return, length) of episodes since the last log row
+        self.restarted: list[int] = []  # steps at which this session had to make simulators anew
+        self.stop = StopSignal()
         self.evaluations: list[dict[str, float]] = []
 
     # ------------------------------------------------------------------------------------------- loop
@@ -166,17 +175,24 @@ class Trainer:
         Raises:
             UserError: a quantity stopped being finite, or a file could not be written; the last checkpoint
                 is then as it was.
+            SimulatorFailure: simulators failed too often; a checkpoint is written first.
         """
-        self.logger, self.progress, self.run_dir = logger, progress, run_dir
+        self.logger, self.progress, self.run_dir, self.stop = logger, progress, run_dir, stop
         self.best_saved = self._return_of_best_policy()
         self.start_clock()
+        self._after_step()  # in a resumed run: the evaluation that a signal cut short
         while self.counters.offline_updates < self.config.offline_steps and self._goes_on(stop):
             self._update()
             self.counters.offline_updates += 1
             self._after_step()
         while self.counters.env_steps < self.config.steps and self._goes_on(stop):
-            self._iterate()
-            self._after_step()
+            try:
+                self._iterate()
+            except (SimulatorFailure, CutShort) as failure:
+                self._cut_episodes()
+                self._restart(self.task, failure)
+            else:
+                self._after_step()
         if not stop.requested:
             self._announce_goal()
         self._checkpoint()
@@ -226,8 +242,9 @@ class Trainer:
     def _iterate(self) -> None:
         """One step of all environments, and the updates that are due meanwhile."""
         if self.obs is None:
-            self.obs = self.task.reset(self.seed)
-            self.task.get_state()  # warns at the start of what a checkpoint cannot keep
+            with self.stop.waiting(self.config.env_timeout):
+                self.obs = self.task.reset(self._reset_seed())
+                self.task.get_state()  # warns at the start of what a checkpoint cannot keep
         obs = self.obs
         action = self._choose_action(self.stacker(obs, self.tracker.begins))
         self.task.send(action)
@@ -235,11 +252,58 @@ class Trainer:
         for _ in range(self._updates_due()):
             self._update()
             self.counters.online_updates += 1
-        step = self.task.receive()
+        with self.stop.waiting(self.config.env_timeout):
+            step = self.task.receive()
         self.replay.add(obs, action, step.reward, *self._stored_ends(step))
         self._join_demonstrations()
         self._count(step)
         self.obs = step.obs
+
+    def _reset_seed(self) -> int:
+        """The seed of the environments' next episodes: the run's own, but after a restart."""
+        restart = (self.counters.env_steps, self.counters.restarts)
+        return derived_seed(self.seed, RESTART, *restart) if any(restart) else self.seed
+
+    def _cut_episodes(self) -> None:
+        """Give the step and the episodes under way up: the next step begins new ones everywhere."""
+        if self.stop.requested:
+            self.progress.note(
+                "the environments have not ended their step in time: after a resume they begin new episodes"
+            )
+        if self.obs is not None:
+            self.replay.cut(self.obs)
+            self._join_demonstrations()
+        self.obs, self.stacker.frames = None, None
+        self.tracker = EpisodeTracker(self.task.num_envs, tells_success=self.tracker.tells_success)
+
+    def _restart(self, task: VectorTask, failure: SimulatorFailure | CutShort) -> None:
+        """Make a task's simulators anew after a failure, unless a signal has ended the run anyway.
+
+        Raises:
+            SimulatorFailure: that has happened too often; a checkpoint is written first.
+        """
+        while not self.stop.requested:
+            cause = str(failure)
+            if isinstance(failure, TimedOut):
+                cause = f"the environments have not answered for {self.config.env_timeout:g} s"
+            step, most = self.counters.step, self.config.max_restarts
+            self.restarted = [earlier for earlier in self.restarted if earlier > step - RESTART_PERIOD]
+            if len(self.restarted) >= most:
+                self._checkpoint()
+                raise SimulatorFailure(
+                    f"{cause}; stopped at step {step:,} with a checkpoint, after {most} restarts within "
+                    f"{RESTART_PERIOD:,} steps (--max-restarts)"
+                )
+            self.restarted.append(step)
+            self.counters.restarts += 1
+            self.logger.log(step, {"faults/restarts": self.counters.restarts})
+            self.progress.note(f"warning: {cause}; every environment begins anew")
+            try:
+                with self.stop.waiting(self.config.env_timeout):
+                    task.restart()
+                return
+            except (SimulatorFailure, CutShort) as again:
+                failure = again
 
     def _stored_ends(self, step: Step) -> tuple[BoolArray, BoolArray]:
         """Which lanes ended in a terminal state and which were cut [N], as the replay buffer is to see it."""
@@ -326,12 +390,12 @@ class Trainer:
         if step >= counters.next_log:
             counters.next_log = _next_multiple(step, self.config.log_every)
             self._log()
-        if step >= counters.next_eval:
+        if step >= counters.next_eval and self._evaluate():
             counters.next_eval = _next_multiple(step, self.config.eval_every)
-            self._evaluate()
         if step >= counters.next_checkpoint:
             counters.next_checkpoint = _next_multiple(step, self.config.checkpoint_every)
-            self._checkpoint()
+            if not self.stop.requested:  # else the loop ends with one
+                self._checkpoint()
         self.progress.update(step, counters.updates)
 
     # ---------------------------------------------------------------------------------------- results
@@ -373,19 +437,54 @@ class Trainer:
             f"(now update {self.counters.updates}); training stops, {kept}"
         )
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> bool:
+        """Evaluate the agent. Returns whether that has been done: a signal gives it up."""
         # Evaluation must not disturb training: not its random numbers, not its clock.
         self._check_finite()  # it waits for the updates under way, which are training
         started = time.monotonic()
-        result = evaluate(
-            self.agent,
-            self.eval_task,
-            episodes=self.config.eval_episodes,
-            seed=derived_seed(self.seed, EVALUATION, self.counters.step),
-            device=self.device,
-            record=self.film,
-            tells_success=self.tracker.tells_success,
-        )
+        result = self._play()
+        if result is not None:
+            self._report(result)
+        pause = time.monotonic() - started
+        self.clock += pause
+        self.began += pause
+        return result is not None
+
+    def _play(self) -> Evaluation | None:
+        """Play and film an evaluation, anew where a simulator fails; None where a signal comes."""
+        while not self.stop.requested:
+            try:
+                result = evaluate(
+                    self.agent,
+                    self.eval_task,
+                    episodes=self.config.eval_episodes,
+                    seed=derived_seed(self.seed, EVALUATION, self.counters.step),
+                    device=self.device,
+                    record=self.film,
+                    tells_success=self.tracker.tells_success,
+                    stop=self.stop,
+                    limit=self.config.env_timeout,
+                )
+                if self.film:
+                    self._film(result)
+                return result
+            except (SimulatorFailure, CutShort) as failure:
+                self._restart(self.eval_task, failure)
+            except UserError:
+                if not self.stop.requested:  # else ffmpeg may have got the signal, too
+                    raise
+        return None
+
+    def _film(self, result: Evaluation) -> None:
+        path = self.run_dir / "videos" / f"step-{self.counters.step}.mp4"
+        fps = getattr(self.eval_task, "render_fps", 30.0)
+        with self.stop.waiting():  # seconds, for a long episode
+            write_video(path, result.frames, fps=fps)
+            gif = encode_gif(result.frames, fps=fps)
+        self.logger.film(self.counters.step, VIDEO_TAG, gif)
+
+    def _report(self, result: Evaluation) -> None:
+        """Log an evaluation, show it, and keep the agent if it is the best so far."""
         values = self._score(result)
         if "eval/success" in values:  # from which on silence is failure, also in hindsight
             self.tracker.tells_success = True
@@ -397,20 +496,12 @@ class Trainer:
         self.evaluations.append({"step": step, **values})
         self.logger.log(step, values)
         self.progress.evaluation(step, values)
-        if self.film:
-            path = self.run_dir / "videos" / f"step-{step}.mp4"
-            fps = getattr(self.eval_task, "render_fps", 30.0)
-            write_video(path, result.frames, fps=fps)
-            self.logger.film(step, VIDEO_TAG, encode_gif(result.frames, fps=fps))
         self.counters.best_return = max(self.counters.best_return, values["eval/return"])
         if values["eval/return"] > self.best_saved:
             self.best_saved = values["eval/return"]
             self._check_weights()
             best = {"agent": self.agent.state_dict(), "step": step, "return": self.best_saved}
             self._save(BEST_POLICY, best)
-        pause = time.monotonic() - started
-        self.clock += pause
-        self.began += pause
 
     def _score(self, result: Evaluation) -> dict[str, float]:
         values = result.values()
@@ -426,7 +517,13 @@ class Trainer:
         self._check_weights()
         self.logger.flush()
         self.counters.training_s = time.monotonic() - self.began
-        self._save(CHECKPOINT, {"trainer": self.state_dict()})
+        try:
+            state = self.state_dict()
+        except (SimulatorFailure, CutShort) as failure:
+            self._cut_episodes()
+            self._restart(self.task, failure)
+            state = self.state_dict()
+        self._save(CHECKPOINT, {"trainer": state})
 
     def _save(self, name: str, content: dict[str, Any]) -> None:
         save_checkpoint(self.run_dir / "checkpoints" / name, {**self.metadata, **content})
@@ -440,12 +537,14 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the run goes on."""
         cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        with self.stop.waiting(self.config.env_timeout, grace=STATE_GRACE):
+            task = None if self.obs is None else self.task.get_state()
         return {
             "agent": self.agent.state_dict(),
             "replay": self.replay.state_dict(),
             "demos": None if self.demos is None else self.demos.state_dict(),
             "joined": None if self.joined is None else self.joined.state_dict(),
-            "task": None if self.obs is None else self.task.get_state(),
+            "task": task,
             "obs": None if self.obs is None else {k: torch.from_numpy(v.copy()) for k, v in self.obs.items()},
             "frames": None if self.stacker.frames is None else torch.from_numpy(self.stacker.frames.copy()),
             "counters": vars(self.counters).copy(),

@@ -75,7 +75,7 @@ class VectorTask(Protocol):
         """Begin a step with actions [N, A] in [-1, 1]; `receive` must follow."""
 
     def receive(self) -> Step:
-        """Finish the step begun by `send`."""
+        """Finish the step begun by `send`. This and other calls raise `SimulatorFailure` if one fails."""
 
     def get_state(self) -> list[dict[str, Any]]:
         """Everything the copies need to go on exactly (physics, counters, generators), one dict each."""
@@ -85,6 +85,9 @@ class VectorTask(Protocol):
 
     def render(self) -> npt.NDArray[np.uint8]:
         """The first copy's current frame, RGB [H, W, 3]."""
+
+    def restart(self) -> None:
+        """Make all simulators anew, whatever state they are in; `reset` must follow."""
 
     def close(self) -> None:
         """Free the simulators."""

@@ -576,3 +576,41 @@ def test_episodes_nearly_as_long_as_the_ring_replace_each_other() -> None:
         ledger.add_whole([47])
         ledger.check()
         assert len(ledger.buffer) == 47
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("spaces", [STATES, Spaces(2, 1, pixels=(1, 2, 1, 1), frame_stack=2)])
+def test_cut_episodes_end_where_they_were_and_nothing_later_is_their_next_observation(
+    n_step: int, spaces: Spaces
+) -> None:
+    buffer = make(lanes=3, n_step=n_step, spaces=spaces)
+    # Of the lanes one is in the middle, one has just ended, and one has just begun its second episode.
+    recorder = Recorder(buffer, [[9, 9], [2, 9], [1, 9, 9]], terminated=True)
+    for _ in range(2):
+        recorder.step()
+    led_to: dict[str, np.ndarray] = {"state": np.array([[0, 2], [100, 2], [201, 0]], np.float32)}
+    if spaces.pixels is not None:
+        led_to["pixels"] = led_to["state"][:, 1].astype(np.uint8).reshape(-1, 1, 1, 1, 1)
+    for _ in range(2):  # a second cut has nothing to end
+        buffer.cut(led_to)
+    recorder.episode, recorder.time = [1, 1, 2], [0, 0, 0]
+    for _ in range(3):
+        recorder.step()
+    batch = everything(buffer)
+    at = {
+        (int(episode), int(time)): index for index, (episode, time) in enumerate(batch.obs["state"].tolist())
+    }
+    assert sorted(at) == [
+        *((0, 0), (0, 1), (1, 0), (1, 1), (100, 0), (100, 1), (101, 0), (101, 1)),
+        *((200, 0), (202, 0), (202, 1)),
+    ]
+    first, second, solved = at[0, 0], at[0, 1], at[100, 1]
+    one = n_step == 1
+    assert batch.next_obs["state"][[first, second]].tolist() == [[0, 1 if one else 2], [0, 2]]
+    assert batch.reward[[first, second]].tolist() == [1 if one else 1 + 0.5 * 2, 2]
+    assert batch.discount[[first, second, solved]].tolist() == [0.5 if one else 0.25, 0.5, 0]
+    assert bool((batch.obs["state"][:, 0] == batch.next_obs["state"][:, 0]).all())
+    if spaces.pixels is not None:
+        assert batch.next_obs["pixels"][second].flatten().tolist() == [1, 2]
+        assert batch.obs["pixels"][at[1, 0]].flatten().tolist() == [0, 0]
+    assert [len(episode) for episode in buffer.episodes()] == [2, 2, 1, 2, 2, 2]

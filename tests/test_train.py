@@ -3,7 +3,10 @@
 import collections
 import csv
 import dataclasses
+import os
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from algos.arsq import ARSQ, ARSQConfig
 from algos.sac import SAC, SACConfig
 from envs.gym import make as gym_tasks
 from rlzoo.agent import Agent, Update
-from rlzoo.errors import UserError
+from rlzoo.errors import SimulatorFailure, UserError
 from rlzoo.evaluate import EVALUATION_TAGS, Evaluation
 from rlzoo.replay import ReplayBuffer, map_batch
 from rlzoo.run.checkpoint import load_checkpoint
@@ -69,6 +72,8 @@ class Corridor:
 
     def render(self) -> np.ndarray:
         return np.full((8, 8, 3), 30 * self.time[0], np.uint8)
+
+    def restart(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -683,3 +688,292 @@ def test_nothing_but_actions_comes_back_from_the_device_between_two_logs(
         monkeypatch.undo()
     assert trainer.counters.online_updates >= 40
     assert read == {"cpu": 20, "numpy": 20}
+
+
+# ---- Signals in mid-step and in evaluations --------------------------------------------------------------
+
+
+class Scripted(Corridor):
+    """A corridor in which something happens in the `at`th call of `receive`, or in all from then on."""
+
+    def __init__(
+        self, num_envs: int, at: int, happens: Callable[[], None], *, length: int = 7, always: bool = False
+    ) -> None:
+        super().__init__(num_envs, length)
+        self.at, self.happens, self.always, self.calls, self.restarts = at, happens, always, 0, 0
+
+    def receive(self) -> Step:
+        self.calls += 1
+        if self.calls == self.at or (self.always and self.calls > self.at):
+            self.happens()
+        return super().receive()
+
+    def restart(self) -> None:
+        self.restarts += 1
+        self.time[:] = 99  # of no use before the next reset
+
+
+def signalled(number: signal.Signals = signal.SIGUSR1) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(0)
+
+
+def checkpoint(run_dir: Path) -> dict[str, Any]:
+    return load_checkpoint(run_dir / "checkpoints" / CHECKPOINT)["trainer"]
+
+
+@pytest.mark.parametrize(("length", "film"), [(7, False), (2**40, False), (7, True)])
+def test_an_evaluation_is_given_up_for_a_signal_and_made_again(
+    tmp_path: Path, length: int, film: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that would never end; and while its film is being written."""
+    straight = make_trainer(film=film)
+    train(straight, tmp_path / "straight")
+    stopped = make_trainer(film=film)
+    if film:
+        monkeypatch.setattr("rlzoo.train.write_video", lambda *_, **__: (signalled(), time.sleep(60)))
+    else:
+        stopped.eval_task = Scripted(2, 5, signalled, length=length)
+    with StopSignal() as stop:
+        started = time.monotonic()
+        train(stopped, tmp_path / "resumed", stop=stop)
+        assert time.monotonic() - started < 10
+    assert stop.requested == signal.SIGUSR1
+    assert stopped.counters.step == 100
+    assert not stopped.evaluations
+    monkeypatch.undo()
+    resumed = make_trainer(film=film)
+    resumed.load_state_dict(checkpoint(tmp_path / "resumed"))
+    train(resumed, tmp_path / "resumed", resumed=True)
+    assert rows(tmp_path / "resumed") == rows(tmp_path / "straight")
+    assert resumed.counters == straight.counters
+    assert torch.equal(*(t.agent.state_dict()["weight"] for t in (straight, resumed)))
+
+
+def test_the_closing_evaluation_is_made_again_too(tmp_path: Path) -> None:
+    stopped = make_trainer(dataclasses.replace(CONFIG, steps=132, eval_every=1000))
+    stopped.eval_task = Scripted(2, 3, signalled)
+    with StopSignal() as stop:
+        train(stopped, tmp_path, stop=stop)
+    assert not rows_of(tmp_path, "eval/return")
+    resumed = make_trainer(dataclasses.replace(CONFIG, steps=132, eval_every=1000))
+    resumed.load_state_dict(checkpoint(tmp_path))
+    train(resumed, tmp_path, resumed=True)
+    assert rows_of(tmp_path, "eval/return") == [(132, 7.0)]
+
+
+def rows_of(run_dir: Path, tag: str) -> list[tuple[int, float]]:
+    return [(step, float(value)) for step, name, value in rows(run_dir) if name == tag]
+
+
+def hang() -> None:
+    signalled(signal.SIGTERM)
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("call", ["receive", "reset", "get_state"])
+def test_simulators_that_hang_are_not_waited_for_after_a_signal(
+    tmp_path: Path, call: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlzoo.train.STATE_GRACE", 0.5)
+    trainer = make_trainer()
+    if call == "receive":
+        trainer.task = Scripted(4, 20, hang)
+    else:
+        hangs = hang if call == "reset" else lambda: time.sleep(60 if trainer.counters.step >= 72 else 0)
+        monkeypatch.setattr(trainer.task, call, lambda *_: hangs())
+    stopping = StopAt(trainer, 72) if call == "get_state" else StopSignal()
+    with stopping:
+        started = time.monotonic()
+        train(trainer, tmp_path, stop=stopping)
+        assert time.monotonic() - started < 4
+    at = {"receive": 68, "reset": 0, "get_state": 72}[call]
+    assert trainer.counters.env_steps == at
+    assert "after a resume they begin new episodes" in capsys.readouterr().out
+    state = checkpoint(tmp_path)
+    assert state["task"] is None
+    resumed = make_trainer()
+    resumed.load_state_dict(state)
+    assert torch.equal(*(t.agent.state_dict()["weight"] for t in (trainer, resumed)))
+    train(resumed, tmp_path, resumed=True)
+    assert resumed.counters.env_steps == 200
+    assert_transitions_are_whole(resumed.replay)
+
+
+def assert_transitions_are_whole(replay: ReplayBuffer) -> None:
+    """In a corridor, what follows on time t is t + 1, and no end is terminal."""
+    batch = replay.sample(2000)
+    assert torch.equal(batch.next_obs["state"][:, 1], batch.obs["state"][:, 1] + 1)
+    assert torch.equal(batch.next_obs["state"][:, 0], batch.obs["state"][:, 0])
+    assert bool((batch.discount == 0.99).all())
+    assert bool((batch.reward == 1).all())
+
+
+# ---- Simulators that fail --------------------------------------------------------------------------------
+
+
+CAUSE = "Corridor: environment failed in step(): OSError: gone (x.py:7)"
+
+
+def fail() -> None:
+    raise SimulatorFailure(CAUSE)
+
+
+def test_after_a_failure_every_environment_begins_anew_and_the_learner_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer()
+    task = trainer.task = Scripted(4, 20, fail)
+    weights: list[Tensor] = []
+    task.restart = lambda: weights.append(trainer.agent.state_dict()["weight"].clone())  # type: ignore[method-assign]
+    train(trainer, tmp_path)
+    assert trainer.counters.env_steps == 200
+    assert len(weights) == 1
+    assert bool(weights[0].any())  # trained, and not begun anew
+    assert len(set(task.seeds)) == 2  # other episodes than those of the run's beginning
+    assert rows_of(tmp_path, "faults/restarts") == [(68, 1.0)]
+    shown = [line for line in capsys.readouterr().out.splitlines() if "OSError" in line]
+    assert shown == [f"warning: {CAUSE}; every environment begins anew"]
+    assert {value for _, value in rows_of(tmp_path, "train/episode_return")} == {7.0}
+    assert_transitions_are_whole(trainer.replay)
+    assert checkpoint(tmp_path)["counters"]["restarts"] == 1
+
+
+@pytest.mark.parametrize("where", ["send", "reset", "get_state"])
+def test_failures_elsewhere_are_no_worse(tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(dataclasses.replace(CONFIG, checkpoint_every=60))
+    method, calls = getattr(trainer.task, where), []
+
+    def fails_once(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            fail()
+        return method(*arguments)
+
+    monkeypatch.setattr(trainer.task, where, fails_once)
+    train(trainer, tmp_path)
+    assert trainer.counters.env_steps == 200
+    assert trainer.counters.restarts == 1
+    assert_transitions_are_whole(trainer.replay)
+
+
+@pytest.mark.parametrize(("most", "at"), [(3, 20), (0, 1)])
+def test_after_too_many_failures_the_run_stops_with_a_checkpoint_and_the_cause(
+    tmp_path: Path, most: int, at: int
+) -> None:
+    """Also in the very first step, as a mistake in the environment's own code would."""
+    trainer = make_trainer(dataclasses.replace(CONFIG, max_restarts=most))
+    task = trainer.task = Scripted(4, at, fail, always=True)
+    with pytest.raises(SimulatorFailure) as caught:
+        train(trainer, tmp_path)
+    step = 68 if at == 20 else 0
+    assert str(caught.value) == (
+        f"{CAUSE}; stopped at step {step} with a checkpoint, after {most} restarts within 10,000 steps "
+        "(--max-restarts)"
+    )
+    assert task.restarts == most
+    state = checkpoint(tmp_path)
+    assert state["counters"]["env_steps"] == step
+    resumed = make_trainer()
+    resumed.load_state_dict(state)
+    train(resumed, tmp_path, resumed=True)
+    assert resumed.counters.env_steps == 200
+    assert_transitions_are_whole(resumed.replay)
+
+
+def test_failures_that_are_far_apart_stop_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlzoo.train.RESTART_PERIOD", 30)
+    trainer = make_trainer(dataclasses.replace(CONFIG, max_restarts=1))
+    task = trainer.task = Scripted(4, 10, lambda: None)
+
+    def every_tenth_call_fails() -> None:
+        task.at += 10
+        fail()
+
+    task.happens = every_tenth_call_fails
+    train(trainer, tmp_path)
+    assert trainer.counters.env_steps == 200
+    assert task.restarts == trainer.counters.restarts > 3
+
+
+@pytest.mark.parametrize("at", [3, 13])
+def test_a_failed_evaluation_is_begun_again(tmp_path: Path, at: int) -> None:
+    straight = make_trainer()
+    train(straight, tmp_path / "straight")
+    trainer = make_trainer()
+    trainer.eval_task = Scripted(2, at, fail)
+    train(trainer, tmp_path / "failing")
+    assert rows_of(tmp_path / "failing", "faults/restarts") == [(100, 1.0)]
+    without = [row for row in rows(tmp_path / "failing") if row[1] != "faults/restarts"]
+    assert without == rows(tmp_path / "straight")
+    assert trainer.eval_task.restarts == 1
+
+
+def test_evaluations_that_always_fail_stop_the_run_and_are_made_again_on_resume(tmp_path: Path) -> None:
+    straight = make_trainer()
+    train(straight, tmp_path / "straight")
+    trainer = make_trainer()
+    trainer.eval_task = Scripted(2, 1, fail, always=True)
+    with pytest.raises(SimulatorFailure, match="stopped at step 100 with a checkpoint"):
+        train(trainer, tmp_path / "failing")
+    resumed = make_trainer()
+    resumed.load_state_dict(checkpoint(tmp_path / "failing"))
+    train(resumed, tmp_path / "failing", resumed=True)
+    assert [row for row in rows(tmp_path / "failing") if row[1] != "faults/restarts"] == rows(
+        tmp_path / "straight"
+    )
+
+
+@pytest.mark.parametrize("evaluating", [False, True])
+def test_a_step_without_an_answer_in_time_is_a_failure(
+    tmp_path: Path, evaluating: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer(dataclasses.replace(CONFIG, env_timeout=0.3))
+    if evaluating:
+        trainer.eval_task = Scripted(2, 3, lambda: time.sleep(60))
+    else:
+        trainer.task = Scripted(4, 20, lambda: time.sleep(60))
+    with StopSignal() as stop:
+        train(trainer, tmp_path, stop=stop)
+    assert trainer.counters.env_steps == 200
+    assert trainer.counters.restarts == 1
+    assert "the environments have not answered for 0.3 s" in capsys.readouterr().out
+    assert_transitions_are_whole(trainer.replay)
+
+
+def test_a_failing_step_while_stopping_is_no_fault(tmp_path: Path) -> None:
+    """A batch system's signal ends programs of the simulator's own, too."""
+
+    def both() -> None:
+        signalled()
+        fail()
+
+    trainer = make_trainer()
+    trainer.task = Scripted(4, 20, both)
+    with StopSignal() as stop:
+        train(trainer, tmp_path, stop=stop)
+    assert checkpoint(tmp_path)["counters"]["env_steps"] == 68
+    assert trainer.counters.restarts == 0
+
+
+def test_images_and_joining_episodes_survive_a_failure(tmp_path: Path) -> None:
+    trainer, joined = make_goals_trainer(dataclasses.replace(CONFIG, max_restarts=1000))
+    receive, calls = trainer.task.receive, []
+
+    def every_ninth_call_fails() -> Step:
+        calls.append(1)
+        if len(calls) % 9 == 0:
+            fail()
+        return receive()
+
+    trainer.task.receive = every_ninth_call_fails  # type: ignore[method-assign]
+    train(trainer, tmp_path)
+    assert trainer.counters.restarts > 3
+    for buffer in (trainer.replay, joined):
+        batch = buffer.sample(1000)
+        assert torch.equal(batch.next_obs["state"][:, 1], batch.obs["state"][:, 1] + 1)
+        pixels = batch.next_obs["pixels"].unflatten(2, (2, 3))[..., 0, 0, 0]  # [B, V, F]
+        assert torch.equal(pixels[:, 1, 1].float(), batch.next_obs["state"][:, 1])
+        assert torch.equal(pixels[:, 1, 0].float(), batch.obs["state"][:, 1])
+        assert torch.equal(batch.discount == 0, batch.reward == 1)
+    assert len(joined) > 4

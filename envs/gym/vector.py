@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
 import os
 import signal
 import sys
+import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from multiprocessing import connection, util
 from typing import Any
 
 import gymnasium as gym
@@ -23,11 +26,14 @@ from envs.checks import misfit, one_number, require_finite
 from envs.gym import snapshot
 from envs.gym.snapshot import Environment, Snapshots
 from rlzoo.actions import ActionRange
-from rlzoo.errors import UserError
+from rlzoo.errors import SimulatorFailure, UserError
 from rlzoo.interface import Interface
+from rlzoo.run.signals import leave_signals_to_parent, worker_context
 from rlzoo.run.video import rgb_frame
 from rlzoo.seeding import derived_seed, global_generators_kept, seed_global_generators
 from rlzoo.types import Array, FloatArray, Spaces, Step
+
+CLOSING = 5.0  # seconds that worker processes are given to close their environments
 
 Observation = Array | dict[str, Array]  # a vector [S], or {"state": [S], "pixels": u8 [V, C, H, W]}
 
@@ -92,7 +98,7 @@ class Lane(gym.Wrapper[dict[str, Array], FloatArray, Any, Any]):
             seed = self._next_seed  # an environment that is as it was made has nothing to draw seeds from
         try:
             obs, _ = self.env.reset(seed=seed, options=options)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failure("reset", error) from error
         self._episodes += 1
         self.needs_reset = self._is_lost = False
@@ -123,7 +129,7 @@ class Lane(gym.Wrapper[dict[str, Array], FloatArray, Any, Any]):
         try:
             obs, reward, terminated, truncated, info = self.env.step(inner_action)
             success = info["success"] if "success" in info else info.get("is_success")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failure("step", error) from error
         if not (isinstance(reward, float) and type(terminated) is type(truncated) is bool):
             reward = one_number(self.task, "reward", reward)
@@ -206,9 +212,14 @@ class Lane(gym.Wrapper[dict[str, Array], FloatArray, Any, Any]):
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise misfit(self.task, key, value, str(space)) from error
 
-    def _failure(self, where: str, error: Exception) -> RuntimeError:
+    def _failure(self, where: str, error: BaseException) -> SimulatorFailure:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = " ".join(f"{type(error).__name__}: {error}".split())
         # One argument, so that Gymnasium can rebuild it when it comes from another process.
-        return RuntimeError(f"{self.task}: environment failed in {where}(): {type(error).__name__}: {error}")
+        return SimulatorFailure(
+            f"{self.task}: environment failed in {where}(): {what} "
+            f"({os.path.basename(place.filename)}:{place.lineno})"
+        )
 
 
 class GymVectorTask:
@@ -251,7 +262,7 @@ class GymVectorTask:
         self._is_as_made = True
         self._told: set[str] = set()  # warnings
         self._lanes: list[Lane] = []
-        self._workers: AsyncVectorEnv | None = None
+        self._workers: _Workers | None = None
         self._action: FloatArray | None = None  # [N, A], between `send` and `receive`
         if processes:
             self._workers = _start_workers(task, make_envs)
@@ -332,15 +343,6 @@ class GymVectorTask:
             shown = ", ".join(lost[:2]) + (f" and {len(lost) - 2} more" if len(lost) > 2 else "")
             print(f"warning: {self.task}: {problem} {shown}; {consequence}", file=sys.stderr)
 
-    def restart(self) -> None:
-        """Make the environments anew."""
-        self.close()
-        self._action, self._is_as_made = None, True
-        if self._workers is not None:
-            self._workers = _start_workers(self.task, self._make_envs)
-        else:
-            self._lanes = [Lane(make_env(), self.task) for make_env in self._make_envs]
-
     def render(self) -> npt.NDArray[np.uint8]:
         if self._workers is not None:
             frame = self._ask(self._workers.call, "render")[0]
@@ -350,16 +352,24 @@ class GymVectorTask:
             raise UserError(f'{self.task} draws no frames: it was not made with render_mode="rgb_array"')
         return rgb_frame(frame)
 
+    def restart(self) -> None:
+        self.close()
+        self._action, self._is_as_made = None, True
+        try:
+            if self._workers is not None:
+                self._workers = _start_workers(self.task, self._make_envs)
+            else:
+                self._lanes = [Lane(make_env(), self.task) for make_env in self._make_envs]
+        except (Exception, SystemExit) as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise SimulatorFailure(f"{self.task}: the environments cannot be made anew: {what}") from error
+
     def close(self) -> None:
         while self._lanes:  # a second call does nothing
-            self._lanes.pop().close()
+            with contextlib.suppress(Exception):  # a simulator that has failed may fail again
+                self._lanes.pop().close()
         if self._workers is not None:
-            try:
-                if self._action is not None:
-                    self._workers.step_wait()
-                self._workers.close()
-            except Exception:  # a simulator that has crashed
-                _kill(self._workers)
+            self._workers.close()
 
     def _step_lanes(self, action: FloatArray) -> Step:
         inner = self._lanes[0].inner_action(action)  # [N, ...], all lanes have the same bounds
@@ -383,14 +393,18 @@ class GymVectorTask:
 
     def _ask(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a method of `self._workers`; a process that is lost gives one clear error."""
+        assert self._workers is not None
+        level, gym.logger.min_level = gym.logger.min_level, gym.logger.ERROR + 1  # what it prints is raised
         try:
             return call(*args, **kwargs)
         except (EOFError, OSError) as error:
-            assert self._workers is not None
-            _kill(self._workers)
-            raise RuntimeError(
-                f"{self.task}: a simulator's process ended unexpectedly (killed, or out of memory?)"
+            end = self._workers.end()
+            self._workers.close(terminate=True)
+            raise SimulatorFailure(
+                f"{self.task}: a simulator's process ended unexpectedly ({end})"
             ) from error
+        finally:
+            gym.logger.min_level = level
 
 
 def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -445,21 +459,45 @@ def _sizes(observations: Any, actions: Any, frame_stack: int) -> Spaces:
 # ---- Worker processes ------------------------------------------------------------------------------------
 
 
-def _start_workers(task: str, make_envs: Sequence[Callable[[], Environment]]) -> AsyncVectorEnv:
+class _Workers(AsyncVectorEnv):
+    """Worker processes, which close within seconds whatever their simulators are doing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Before `multiprocessing` waits for them on exit.
+        util.Finalize(self, _kill, (self.processes,), exitpriority=10)
+
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+        """Ask the processes to close their environments, also with a step under way; kill what is left."""
+        pipes = [pipe for pipe in self.parent_pipes if pipe is not None]  # None: has reported a failure
+        deadline = time.monotonic() + (0.0 if terminate else CLOSING)
+        for pipe in pipes:
+            with contextlib.suppress(OSError):  # it has ended already
+                pipe.send(("close", None))
+        for process in self.processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        _kill(self.processes)
+        for pipe in pipes:
+            pipe.close()
+
+    def end(self) -> str:
+        """How the process that was lost has ended."""
+        connection.wait([process.sentinel for process in self.processes], timeout=1.0)
+        codes = [process.exitcode for process in self.processes if process.exitcode is not None]
+        if not codes:
+            return "for no known reason"
+        return f"killed by {signal.Signals(-codes[0]).name}" if codes[0] < 0 else f"exit code {codes[0]}"
+
+
+def _start_workers(task: str, make_envs: Sequence[Callable[[], Environment]]) -> _Workers:
     # So that PyTorch and Gymnasium are imported once, in the server that the workers are forked from.
-    multiprocessing.set_forkserver_preload(["__main__", __name__])
+    context = worker_context(__name__).get_start_method()
     make_lanes = [partial(_make_worker_lane, task, make_env, os.getpid()) for make_env in make_envs]
-    # Ctrl-C goes to every process of the terminal. Blocked here, it is blocked in the children from their
-    # first instruction on, so none of them prints a traceback; this process gets it when all have started.
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        # The lanes reset themselves (see `Lane`). A fork server, because forking a process that has threads
-        # and a CUDA context is unsafe.
-        return AsyncVectorEnv(make_lanes, context="forkserver", autoreset_mode=AutoresetMode.DISABLED)
+        # The lanes reset themselves (see `Lane`).
+        return _Workers(make_lanes, context=context, autoreset_mode=AutoresetMode.DISABLED)
     except (EOFError, OSError) as error:
-        raise RuntimeError(f"{task}: a simulator's process ended while it was starting") from error
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        raise SimulatorFailure(f"{task}: a simulator's process ended while it was starting") from error
 
 
 def _make_seeded(make_env: Callable[[], Environment], seed: int) -> Environment:
@@ -470,16 +508,11 @@ def _make_seeded(make_env: Callable[[], Environment], seed: int) -> Environment:
 
 def _make_worker_lane(task: str, make_env: Callable[[], Environment], parent: int) -> Lane:
     if os.getpid() != parent:
-        # The parent answers SIGINT and SIGTERM with a checkpoint, for which it needs the workers alive: take
-        # them out of the process group that Ctrl-C and `timeout` signal.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        os.setsid()
+        leave_signals_to_parent()
     return Lane(make_env(), task)
 
 
-def _kill(workers: AsyncVectorEnv) -> None:
-    """End the processes when one of them is lost, and the others cannot be asked to leave."""
-    for process in workers.processes:
+def _kill(processes: Sequence[Any]) -> None:
+    for process in processes:
         process.kill()
         process.join()
-    workers.closed = True

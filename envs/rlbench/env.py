@@ -41,7 +41,7 @@ from envs.rlbench.protocol import (
 )
 from envs.rlbench.simulator import RENDER_SIZE, InvalidAction, Observation, check
 from rlzoo.actions import ActionRange
-from rlzoo.errors import UserError
+from rlzoo.errors import SimulatorFailure, UserError
 from rlzoo.types import Array, FloatArray, Spaces, Step
 
 _MOST_LAUNCHES = 3  # attempts to begin an episode
@@ -197,6 +197,10 @@ class RLBenchTask:
             raise UserError(f"{self.task} draws no frames: it was made without render=True")
         return self._lanes[0].render()
 
+    def restart(self) -> None:
+        self._is_under_way = False
+        self.close()  # the next reset launches them anew
+
     def close(self) -> None:
         for lane in self._lanes:
             lane.close()
@@ -253,7 +257,7 @@ class _Lane:
         """Wait for what was begun. Returns reward, terminated, truncated and success (NaN after a reset).
 
         Raises:
-            UserError: the simulator cannot be made to begin an episode.
+            SimulatorFailure: the simulator cannot be made to begin an episode.
         """
         if self._seed is not None:
             self._finish_reset(self._seed)
@@ -292,7 +296,9 @@ class _Lane:
             except SimulatorCrash as crash:
                 self._lose(crash, "it is launched anew")
                 if attempt == _MOST_LAUNCHES:
-                    raise UserError(f"{self._task}: RLBench does not begin an episode ({crash})") from crash
+                    raise SimulatorFailure(
+                        f"{self._task}: RLBench does not begin an episode ({crash})"
+                    ) from crash
         self.steps = 0
         self.needs_reset = self._is_lost = False
 

@@ -7,15 +7,16 @@ Here that is a child, which is asked over a pipe and replaced when it dies. Seve
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import traceback
+from multiprocessing import util
 from multiprocessing.connection import Connection
 from typing import Any
 
 from envs.rlbench.simulator import InvalidAction, Simulator
 from rlzoo.errors import UserError
+from rlzoo.run.signals import leave_signals_to_parent, worker_context
 
 # Seconds without an answer after which the simulator counts as hung. A step takes 0.1 s; a reset may try to
 # place the task forty times, a demonstration plans up to ten times.
@@ -36,12 +37,13 @@ class SimulatorProcess:
     def __init__(self, task: str, **options: Any) -> None:
         """Launch a simulator with the arguments of `Simulator` and wait for it; raises as `receive`."""
         # Qt and OpenGL must not be forked from a process that has threads; the fork server has none.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["__main__", __name__])
+        context = worker_context(__name__)
         self._pipe, theirs = context.Pipe()
         self._request = "launch"
         self._process = context.Process(target=_serve, args=(theirs, task, options), daemon=True)
         self._process.start()
+        # Before `multiprocessing` waits for it on exit.
+        util.Finalize(self, self._process.kill, exitpriority=10)
         theirs.close()  # so that the end of the child is the end of the pipe
         self.task_state_dim: int = self.receive()
 
@@ -87,7 +89,7 @@ class SimulatorProcess:
         """Ask the simulator to end, and end it if it does not."""
         with contextlib.suppress(OSError):
             self._pipe.send(("close", ()))
-        self._process.join(10.0)
+        self._process.join(5.0)
         self._kill()
 
     def _kill(self) -> None:
@@ -98,9 +100,7 @@ class SimulatorProcess:
 
 def _serve(pipe: Connection, task: str, options: dict[str, Any]) -> None:
     """The child: make the simulator, answer requests until the pipe closes or something fails."""
-    # The parent answers SIGINT and SIGTERM with a checkpoint: stay alive, outside the group they are sent to.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.setsid()
+    leave_signals_to_parent()
     try:
         simulator = Simulator(task, **options)
         pipe.send(("answer", simulator.task_state_dim))

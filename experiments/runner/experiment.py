@@ -175,6 +175,7 @@ def _copied(
 # What a resumed run may change; anything else would make it neither the old run nor a new one.
 CHANGEABLE = {"device", "threads", "video", "train.steps", "train.processes", "train.capture"}
 CHANGEABLE |= {"train.offline_steps", "train.checkpoint_every", "train.stop_at_return"}
+CHANGEABLE |= {"train.max_restarts", "train.env_timeout"}
 
 
 def _resumed(suite: Suite, run_dir: Path, agent: str | None, flags: list[str], prog: str) -> Request:

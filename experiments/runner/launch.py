@@ -151,7 +151,7 @@ def build(
     task = suite.make(experiment.task, config.num_envs, processes=config.processes)
     stack.callback(task.close)
     lanes = eval_lanes(config.eval_episodes, suite.lanes)
-    eval_task = suite.make(experiment.task, lanes, render=experiment.video)
+    eval_task = suite.make(experiment.task, lanes, processes=config.processes, render=experiment.video)
     stack.callback(eval_task.close)
     if checkpoint is None:
         data = load_data(suite, experiment, task)

@@ -13,6 +13,7 @@ from pathlib import Path
 from rlzoo.errors import UserError
 
 _LEFTOVER = re.compile(r"\..+-\d+-[0-9a-f]{8}\.tmp(\..+)?")
+_unfinished: set[Path] = set()  # temporary files that this process is writing
 
 
 @contextlib.contextmanager
@@ -27,6 +28,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     # Not `tempfile`: its files are readable by their owner alone, and the move would keep it so.
     temporary = path.with_name(f".{path.stem}-{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")
+    _unfinished.add(temporary)
     try:
         with errors_named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +42,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary)
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -78,6 +81,13 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.rglob(".*"):
         if _LEFTOVER.fullmatch(path.name):
             path.unlink()
+
+
+def remove_unfinished() -> None:
+    """Delete what `atomic_path` is writing, in a process that is about to end without its clean-up."""
+    for path in list(_unfinished):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

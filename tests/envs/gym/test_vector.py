@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Text
 
 from envs.gym.vector import GymVectorTask, Lane
-from rlzoo.errors import UserError
+from rlzoo.errors import SimulatorFailure, UserError
 from rlzoo.seeding import seed_global_generators
 from tests.helpers.counting import (
     HIGH,
@@ -448,10 +449,12 @@ def test_a_failing_environment_gives_one_clear_error(processes):
     task.reset(0)
     play(task, zeros(task, 1))
     task.send(zeros(task, 1)[0])
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(SimulatorFailure) as caught:
         task.receive()
-    assert str(caught.value) == (
-        "Counting-v0: environment failed in step(): ZeroDivisionError: the count is one too high"
+    assert re.fullmatch(
+        r"Counting-v0: environment failed in step\(\): ZeroDivisionError: the count is one too high "
+        r"\(counting.py:\d+\)",
+        str(caught.value),
     )
     task.close()
     task.close()
@@ -468,7 +471,8 @@ def test_a_killed_process_gives_one_clear_error(is_under_way):
         task.send(zeros(task, 1)[0])
     os.kill(victim.pid, signal.SIGKILL)
     victim.join()
-    with pytest.raises(RuntimeError, match=r"^Counting-v0: a simulator's process ended unexpectedly"):
+    cause = r"^Counting-v0: a simulator's process ended unexpectedly \(killed by SIGKILL\)$"
+    with pytest.raises(SimulatorFailure, match=cause):
         task.receive() if is_under_way else play(task, zeros(task, 2))
     task.close()
     task.close()
@@ -509,20 +513,20 @@ from tests.helpers.counting import counting
 
 if __name__ == "__main__":
     signals = []
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda number, frame: signals.append(signal.Signals(number).name))
     task = counting(2, length=9, processes=True)
     task.reset(0)
     task.send(np.zeros((2, 2), np.float32))
-    print("ready", flush=True)
-    while len(signals) < 2:
+    print(*(process.pid for process in task._workers.processes), flush=True)
+    while len(signals) < 5:
         time.sleep(0.01)
     print(task.receive().reward.tolist(), len(task.get_state()), *signals, flush=True)
     task.close()
 """
 
 
-def test_signals_to_the_process_group_leave_the_workers_alive_and_quiet(tmp_path):
+def test_signals_to_every_process_leave_the_workers_alive_and_quiet(tmp_path):
     script = tmp_path / "interrupted.py"
     script.write_text(INTERRUPTED)
     root = Path(__file__).parents[3]
@@ -531,11 +535,116 @@ def test_signals_to_the_process_group_leave_the_workers_alive_and_quiet(tmp_path
     with subprocess.Popen(
         command, cwd=root, stdout=pipe, stderr=pipe, text=True, start_new_session=True
     ) as run:
-        assert run.stdout.readline() == "ready\n"
-        for number in (signal.SIGINT, signal.SIGTERM):
+        workers = list(map(int, run.stdout.readline().split()))
+        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+            number = getattr(signal, name)
             os.killpg(run.pid, number)  # as a terminal does for Ctrl-C, and `timeout` at its end
+            for worker in workers:  # as Slurm does
+                os.kill(worker, number)
             time.sleep(0.2)
         out, err = run.communicate(timeout=60)
-    assert out == "[1.0, 1.0] 2 SIGINT SIGTERM\n"
+    assert out == "[1.0, 1.0] 2 SIGINT SIGTERM SIGHUP SIGUSR1 SIGUSR2\n"
     assert err == ""
     assert run.returncode == 0
+
+
+# ---- New simulators --------------------------------------------------------------------------------------
+
+
+class Failing(Counting):
+    """Fails in the step in which a file says so: by leaving Python, by a signal, or for good."""
+
+    def __init__(self, how, trigger):
+        super().__init__(length=9)
+        self.how, self.trigger = how, trigger
+
+    def step(self, action):
+        if self.trigger.exists():
+            if self.how == "exit":
+                sys.exit(3)
+            if self.how == "die":
+                os._exit(3)
+            if self.how == "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(60)
+        return super().step(action)
+
+
+@pytest.mark.parametrize(
+    ("how", "processes", "cause"),
+    [
+        ("exit", False, r"environment failed in step\(\): SystemExit: 3 \(test_vector.py:\d+\)"),
+        ("exit", True, r"environment failed in step\(\): SystemExit: 3 \(test_vector.py:\d+\)"),
+        ("die", True, r"process ended unexpectedly \(exit code 3\)"),
+        ("crash", True, r"process ended unexpectedly \(killed by SIGSEGV\)"),
+        ("hang", True, None),
+    ],
+)
+def test_failed_simulators_are_replaced_by_new_ones(how, processes, cause, tmp_path):
+    trigger = tmp_path / "now"
+    # Lane 0 fails, lane 1 does not.
+    make_envs = [partial(Failing, how, trigger), partial(Failing, how, tmp_path / "never")]
+    task = GymVectorTask("Failing-v0", make_envs, processes=processes)
+    task.reset(0)
+    play(task, zeros(task, 2))
+    trigger.touch()
+    task.send(zeros(task, 1)[0])
+    if cause:
+        with pytest.raises(SimulatorFailure, match=cause):
+            task.receive()
+    trigger.unlink()
+    task.restart()
+    fresh = counting(2, length=9)
+    np.testing.assert_array_equal(task.reset(5)["state"], fresh.reset(5)["state"])
+    assert_same_steps(play(task, zeros(task, 9)), play(fresh, zeros(fresh, 9)))
+    assert len(task.get_state()) == 2
+    task.close()
+
+
+def test_simulators_that_cannot_be_made_anew_say_why():
+    made = []
+
+    def make():
+        if made:
+            raise OSError("the licence server is away")
+        made.append(1)
+        return Counting()
+
+    task = GymVectorTask("Counting-v0", [make])
+    with pytest.raises(
+        SimulatorFailure, match=r"^Counting-v0: the environments cannot be made anew: OSError: "
+    ):
+        task.restart()
+
+
+def test_processes_that_hang_are_closed_within_seconds(monkeypatch, tmp_path):
+    monkeypatch.setattr("envs.gym.vector.CLOSING", 0.5)
+    (tmp_path / "now").touch()
+    task = GymVectorTask("Failing-v0", [partial(Failing, "hang", tmp_path / "now")], processes=True)
+    task.reset(0)
+    task.send(zeros(task, 1)[0])
+    task.close()
+    assert not any(process.is_alive() for process in task._workers.processes)
+
+
+UNCLOSED = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+from tests.helpers.counting import counting
+
+if __name__ == "__main__":
+    task = counting(2, processes=True)
+    print(*(process.pid for process in task._workers.processes))
+    raise SystemExit(7)
+"""
+
+
+def test_a_script_that_forgets_to_close_ends_all_the_same(tmp_path):
+    script = tmp_path / "unclosed.py"
+    script.write_text(UNCLOSED)
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=root, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (7, "")
+    assert not [pid for pid in done.stdout.split() if Path(f"/proc/{pid}").exists()]

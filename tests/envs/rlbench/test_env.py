@@ -1,6 +1,7 @@
 """The RLBench adapter, against stand-ins for the packages rlbench and PyRep with their real signatures."""
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -15,7 +16,8 @@ from envs.rlbench.env import collect_demonstrations, make
 from envs.rlbench.protocol import MAX_DELTA, Images
 from envs.rlbench.simulator import InvalidAction, Simulator, check, missing
 from rlzoo.actions import ActionRange
-from rlzoo.errors import UserError
+from rlzoo.errors import SimulatorFailure, UserError
+from rlzoo.run.signals import SIGNALS
 from tests.helpers import rlbench_fakes
 
 RANGE = ActionRange(np.float32([-0.2] * 7 + [0]), np.float32([0.2] * 7 + [1]))
@@ -333,9 +335,32 @@ def test_a_crash_while_an_episode_begins_is_not_seen(task, events, what):
 def test_a_simulator_that_never_begins_ends_the_run_in_one_line(task, events):
     made = task(cameras=("front",))
     events(["reset", "always", "simulator error"])
-    with pytest.raises(UserError, match="does not begin an episode") as caught:
+    with pytest.raises(SimulatorFailure, match="does not begin an episode") as caught:
         made.reset(0)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("is_under_way", [False, True])
+def test_all_simulators_can_be_launched_anew(task, is_under_way):
+    made = task(count=2, cameras=())
+    expected = made.reset(0)
+    before = [lane._simulator._process for lane in made._lanes]
+    if is_under_way:
+        made.send(np.repeat(STILL, 2, axis=0))
+        before[0].kill()
+    made.restart()
+    assert not any(process.is_alive() for process in before)
+    np.testing.assert_array_equal(made.reset(0)["state"], expected["state"])
+    assert not advance(made, STILL).truncated.any()
+
+
+def test_signals_are_left_to_the_training_process(task):
+    made = task(cameras=())
+    made.reset(0)
+    for number in SIGNALS:
+        os.kill(made._lanes[0]._simulator._process.pid, number)
+    assert not advance(made, STILL).truncated[0]
+    assert made._lanes[0].crashes == 0
 
 
 def test_a_simulator_that_does_not_start_ends_the_run_in_one_line(task, events):
