@@ -54,7 +54,7 @@ NOTE = (
 )
 # An agent has one colour in every plot; what else is shown of it differs by the style of the line.
 COLORS = {"arsq": "#d55e00", "bc": "#0072b2", "cqn": "#009e73"}
-COLORS |= {"dsac-t": "#cc79a7", "sac": "#e69f00", "td3": "#56b4e9"}
+COLORS |= {"dsac-t": "#cc79a7", "sac": "#e69f00", "td3": "#56b4e9", "dsac": "#8c6bb1"}
 LINE_STYLES = ("solid", "dashed", "dotted", "dashdot")
 DATA_STYLE = {"color": "#666666", "linestyle": (0, (1, 2)), "linewidth": 1.5}
 

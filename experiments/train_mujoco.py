@@ -26,6 +26,7 @@ class MujocoSuite(Suite):
 
     name = "mujoco"
     default_task = "HalfCheetah-v5"
+    presets = (*Suite.presets, "dsac-t-paper")
 
     def tasks(self) -> list[str]:
         """Those of Gymnasium's MuJoCo; others with continuous actions go by their Gymnasium id."""
