@@ -41,6 +41,7 @@ from rlzoo.run.logger import METRICS_FILE
 
 # Settings that make a run longer, faster or better documented, but no other experiment.
 INCIDENTAL = {"suite", "script", "seed", "device", "threads", "video", "runs_dir", "preset", "config"}
+INCIDENTAL |= {"name", "tags", "notes", "track"}
 INCIDENTAL |= {"train.steps", "train.processes", "train.capture", "train.eval_every", "train.eval_episodes"}
 INCIDENTAL |= {"train.log_every", "train.checkpoint_every"}
 CURVES_FILE, RUNS_FILE = "curves.csv", "runs.json"

@@ -158,6 +158,10 @@ class Trainer:
         self.finished: list[tuple[float, int]] = []  # (return, length) of episodes since the last log row
         self.evaluations: list[dict[str, float]] = []
 
+    def describe(self) -> str:
+        """What it trains with, for the start of a run."""
+        return f"replay buffer {self.replay.describe()}"
+
     # ------------------------------------------------------------------------------------------- loop
 
     def run(self, logger: Logger, progress: Progress, stop: StopSignal, run_dir: Path) -> None:

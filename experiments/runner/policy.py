@@ -10,7 +10,7 @@ import numpy as np
 import pydantic
 import torch
 
-from algos import AGENTS
+from experiments.suites import SUITES
 from rlzoo.agent import Agent
 from rlzoo.data.scaling import Scaling
 from rlzoo.errors import UserError
@@ -21,6 +21,11 @@ from rlzoo.types import Array, FloatArray, Spaces
 Policy = Callable[[dict[str, Array]], FloatArray]  # observations [N, ...] -> actions [N, A], the task's own
 
 
+def agents() -> dict[str, type[Agent]]:
+    """Every agent that can be played, whoever trained it: those of all suites."""
+    return {name: agent for suite in SUITES.values() for name, agent in suite.agents.items()}
+
+
 def read_run(run_dir: Path, name: str) -> dict[str, Any]:
     """The checkpoint `name` of a run.
 
@@ -28,14 +33,14 @@ def read_run(run_dir: Path, name: str) -> dict[str, Any]:
         UserError: it is missing, damaged, or of an agent that is not known here.
     """
     checkpoint = load_checkpoint(run_dir / "checkpoints" / name)
-    if checkpoint.get("agent_name") not in AGENTS:
+    if checkpoint.get("agent_name") not in agents():
         raise UserError(f"{run_dir} was trained by {checkpoint.get('agent_name')!r}, which is no agent here")
     return checkpoint
 
 
 def agent_config(checkpoint: Mapping[str, Any]) -> Any:
     """The hyperparameters of the agent in a checkpoint."""
-    config_type = AGENTS[checkpoint["agent_name"]].Config
+    config_type = agents()[checkpoint["agent_name"]].Config
     return pydantic.TypeAdapter(config_type).validate_python(checkpoint["agent_config"])
 
 
@@ -45,7 +50,7 @@ def load_agent(checkpoint: Mapping[str, Any], spaces: Spaces, device: torch.devi
     Raises:
         UserError: the checkpoint does not fit the task with these `spaces`.
     """
-    agent_type = AGENTS[checkpoint["agent_name"]]
+    agent_type = agents()[checkpoint["agent_name"]]
     try:
         saved = checkpoint["agent"] if "agent" in checkpoint else checkpoint["trainer"]["agent"]
         agent = agent_type(spaces, agent_config(checkpoint), device)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from algos import AGENTS
 from experiments.runner.flags import Experiment, NoOptions
 from rlzoo.actions import ActionRange
+from rlzoo.agent import Agent
 from rlzoo.errors import UserError
 from rlzoo.settings import Settings
+from rlzoo.train import Trainer
 from rlzoo.types import Episode, FloatArray, Spaces, VectorTask
 
 
@@ -26,6 +29,10 @@ class Suite:
         lanes: how many episodes of an evaluation are played side by side at most; None: all.
         least_std: what standardised observations [S] are divided by at least.
         metadata: what `prepare` needs to find in the checkpoint of a run that is resumed or played.
+        agents: those it trains, by name.
+        build: where something else than the loop of `rlzoo.train` trains, what makes that in the place of
+            `launch.build`: (agent's name, experiment, folder of an interrupted run to start anew or None,
+            exit stack) -> trainer, warnings. Such runs cannot go on where they were.
     """
 
     name: str
@@ -36,6 +43,8 @@ class Suite:
     remark = ""
     lanes: int | None = None
     least_std: FloatArray | float = 0.0
+    agents: Mapping[str, type[Agent]] = AGENTS
+    build: Callable[..., tuple[Trainer, list[str]]] | None = None
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         """`arguments` are the command line's: flags among them may decide what the presets are."""
@@ -56,7 +65,7 @@ class Suite:
 
         Args:
             name: of the preset, one of `presets`.
-            agent: its name in `algos.AGENTS`; one that the presets do not know gets the task's settings.
+            agent: its name in `agents`; one that the presets do not know gets the task's settings.
             task: the task's name.
 
         Raises:

@@ -173,8 +173,7 @@ def test_a_script_without_an_agent_says_what_there_is(capsys: pytest.CaptureFixt
         asked(MujocoSuite, "--steps", "3")
 
 
-@pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize(("suite", "agent"), [(s, agent) for s in SUITES.values() for agent in s.agents])
 def test_help_is_short_and_begins_with_the_agents_own_settings(
     suite: type, agent: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
