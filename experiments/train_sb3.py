@@ -100,7 +100,12 @@ class SB3Suite(MujocoSuite):
         # Stable-Baselines3 seeds everything by one number, environments by those that follow it.
         seed = derived_seed(experiment.seed, WARMUP)
         model = make_model(agent, env, config, seed=seed, device=device)
-        metadata = {"agent_name": agent_name, "task": task, "agent_config": plain(experiment.agent)}
+        metadata = {
+            "agent_name": agent_name,
+            "task": task,
+            "agent_config": plain(experiment.agent),
+            "spaces": vars(eval_task.spaces).copy(),
+        }
         trainer = SB3Trainer(
             model,
             agent,

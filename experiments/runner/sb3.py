@@ -384,9 +384,9 @@ class SB3Trainer(Trainer):
         self._watch(metrics)
         super()._log()
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> Any:
         self._copy_statistics()
-        super()._evaluate()
+        return super()._evaluate()  # type: ignore[func-returns-value]
 
     def _checkpoint(self) -> None:
         self._copy_statistics()
