@@ -64,10 +64,11 @@ def main(suite_type: type[Suite], arguments: Sequence[str] | None = None, prog: 
 
 def usage(suite_type: type[Suite], prog: str) -> str:
     """What a training script can do, before an agent is named."""
+    resumes = "goes on with an earlier run" if suite_type.build is None else "starts an interrupted run anew"
     lines = [
         sys.modules[suite_type.__module__].__doc__ or "",
         f"{prog} AGENT [flags]              trains; AGENT --task TASK --help lists flags and defaults",
-        f"{prog} --resume RUN_DIR [flags]   goes on with an earlier run",
+        f"{prog} --resume RUN_DIR [flags]   {resumes}",
         f"{prog} AGENT --run-dir RUN_DIR    trains in that folder, or goes on with the run in it",
         f"{prog} AGENT --task list          lists the tasks\n",
         *(f"{name:<8} {agent.about}" for name, agent in suite_type.agents.items()),

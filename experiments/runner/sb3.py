@@ -5,15 +5,17 @@ Their fields are called as there. The packages (extra ``sb3``) are imported when
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium.spaces import Box
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from rlzoo.agent import Agent, AgentConfig, Update
@@ -22,7 +24,7 @@ from rlzoo.run.extras import load_extra
 from rlzoo.run.logger import Logger
 from rlzoo.run.progress import Progress
 from rlzoo.run.signals import StopSignal
-from rlzoo.settings import Count, CountOrZero, NotNegative, Positive, Rate, Widths
+from rlzoo.settings import Count, CountOrZero, Finite, NotNegative, Positive, Rate, Widths
 from rlzoo.settings import Fraction as Share
 from rlzoo.train import TrainConfig, Trainer
 from rlzoo.types import Spaces, VectorTask
@@ -149,14 +151,21 @@ class TD3Config(DDPGConfig):
     """That noise is clipped to +- this."""
 
 
+def _coefficient(text: str) -> str:
+    with contextlib.suppress(ValueError):
+        if text == "auto" or float(text.removeprefix("auto_")) > 0:
+            return text
+    raise ValueError("auto, auto_0.1 or a number above 0")
+
+
 @dataclasses.dataclass(frozen=True)
 class SACConfig(OffPolicyConfig):
     """Hyperparameters of SAC."""
 
-    ent_coef: str = "auto"
+    ent_coef: Annotated[str, AfterValidator(_coefficient)] = "auto"
     """alpha: auto, auto_0.1 to start there, or a number."""
-    target_entropy: str = "auto"
-    """auto: minus the number of action dimensions; or a number."""
+    target_entropy: Finite | None = None
+    """In nats; None: minus the number of action dimensions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,6 +305,8 @@ def make_model(agent: SB3Agent, env: Any, train: TrainConfig, *, seed: int, devi
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     settings = {name: value for name, value in settings.items() if name not in own}
     settings |= {"batch_size": train.batch_size, "gamma": train.discount}
+    if isinstance(config, SACConfig) and config.target_entropy is None:
+        settings["target_entropy"] = "auto"
     if isinstance(config, OffPolicyConfig):
         # `utd` updates per step of an environment, as updates after every so many steps of all of them.
         rate = Fraction(train.utd * train.num_envs).limit_denominator(1000)

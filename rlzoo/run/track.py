@@ -28,13 +28,11 @@ def wandb_mirror(
         UserError: the package is missing.
     """
     wandb = load_extra("wandb", "wandb")
-    # The same for every session of this run; W&B leaves out the steps that it has already.
-    name = run_dir.resolve()
-    run_id = f"{name.name}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
     options: dict[str, Any] = {
         "project": os.environ.get("WANDB_PROJECT", project),
         "name": run_dir.name,
-        "id": run_id,
+        # The same for every session of this run; W&B leaves out the steps that it has already.
+        "id": hashlib.sha256(os.fsencode(run_dir.resolve())).hexdigest()[:16],
         "resume": "allow",
         "dir": run_dir,
         "config": dict(config),

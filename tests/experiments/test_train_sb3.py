@@ -152,7 +152,7 @@ def test_an_interrupted_run_starts_anew_in_its_folder_and_says_so(
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "COLUMNS": "200"},
     )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not list(tmp_path.rglob("best.pt")):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
@@ -187,6 +187,8 @@ def test_a_run_without_a_checkpoint_starts_anew_and_a_finished_one_is_kept(
         (["sb3-ppo", "--offline"], "learn online alone, without recorded data"),
         (["sb3-tqc", "--preset", "dsac-t-paper"], "is for sb3-ddpg, sb3-td3, sb3-sac, not for sb3-tqc"),
         (["sb3-sac", "--agent.tau", "2"], "--agent.tau is 2"),
+        (["sb3-sac", "--agent.ent-coef", "auto_x"], "--agent.ent-coef is auto_x, expected auto, auto_0.1 or"),
+        (["sb3-tqc", "--agent.ent-coef", "-1"], "--agent.ent-coef is -1, expected auto, auto_0.1 or"),
         (["sb3-sac", "--task", "Hoper-v5"], "did you mean Hopper-v5"),
     ],
 )
