@@ -1,5 +1,5 @@
 # make train   set up .venv and run the main job
-# make test    set up .venv and run all tests
+# make test    set up .venv, with all extras, and run all tests
 # make lint    ruff check, ruff format, mypy
 
 PYTHON ?= python3
@@ -7,10 +7,11 @@ PYTHON ?= python3
 TRAIN_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .PHONY: train test lint setup clean
 
-train: setup
+train: $(VENV)/installed
 	$(BIN)/python experiments/quickstart.py $(TRAIN_FLAGS)
 
 test: setup
@@ -21,13 +22,18 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-setup: $(VENV)/installed
+setup: $(VENV)/installed-dev
 
+# What a run needs; then the extras and the tools of the tests.
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(INSTALL) '.[dev]'
 	@touch $@
 
 clean:

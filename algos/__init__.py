@@ -3,7 +3,7 @@
 from algos.arsq import ARSQ
 from algos.bc import BC
 from algos.cqn import CQN
-from algos.dsac_t import DSACT
+from algos.dsac_t import DSAC, DSACT
 from algos.sac import SAC
 from algos.td3 import TD3
 from rlzoo.agent import Agent
@@ -13,6 +13,7 @@ AGENTS: dict[str, type[Agent]] = {
     "cqn": CQN,
     "bc": BC,
     "dsac-t": DSACT,
+    "dsac": DSAC,
     "sac": SAC,
     "td3": TD3,
 }

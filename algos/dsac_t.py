@@ -71,6 +71,18 @@ class DSACTConfig(AgentConfig):
     """With images: channels of the convolutions."""
 
 
+@dataclass(frozen=True)
+class DSACConfig(DSACTConfig):
+    """Hyperparameters of DSAC v1: DSAC-T's with its three refinements off."""
+
+    expected_value_substitution: bool = False
+    """Refinement 1: regress the critic's mean on the expected target, not a sampled one."""
+    twin_value_distributions: bool = False
+    """Refinement 2: two critics, the target from the one with the smaller mean."""
+    variance_based_adjustment: bool = False
+    """Refinement 3: bound and weight by the critic's deviation; off: DSAC v1's loss."""
+
+
 class Noise(NamedTuple):
     """The standard-normal draws of one update."""
 
@@ -185,13 +197,16 @@ class DSACT(Agent):
     def _likelihood_loss(
         self, mean: Tensor, std: Tensor, target_mean: Tensor, target_sample: Tensor
     ) -> Tensor:
-        """DSAC v1 (Duan et al., arXiv 2001.02811): Gaussian likelihood, mean and std apart, fixed bound."""
-        fixed_mean, fixed_std = mean.detach(), std.detach() + STD_OFFSET
+        """DSAC v1 (Duan et al., arXiv 2001.02811): the Gaussian likelihood's gradients, with a fixed bound.
+
+        (q - y)^2 / (2 (sigma^2 + 0.1)) for the mean and sigma (sigma^2 - (q - y_z)^2) / (sigma^3 + 0.1) for
+        the deviation; without the 0.1 these are the gradients of -log N(y; q, sigma).
+        """
+        fixed_mean, fixed_std = mean.detach(), std.detach()
         limit = self.config.fixed_td_bound
-        bounded = fixed_mean + (target_sample - fixed_mean).clamp(-limit, limit)
-        mean_term = (mean - target_mean).square() / (2 * fixed_std.square())
-        safe_std = std + STD_OFFSET
-        std_term = (fixed_mean - bounded).square() / (2 * safe_std.square()) + safe_std.log()
+        spread = (target_sample - fixed_mean).clamp(-limit, limit).square()
+        mean_term = (mean - target_mean).square() / (2 * (fixed_std.square() + STD_OFFSET))
+        std_term = std * (fixed_std.square() - spread) / (fixed_std.pow(3) + STD_OFFSET)
         return (mean_term + std_term).mean(dim=1).sum()
 
     def _actor_loss(self, state: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
@@ -248,3 +263,10 @@ class DSACT(Agent):
     def act(self, obs: dict[str, Tensor], *, deterministic: bool) -> Tensor:
         """tanh of the policy's mean, or a sample: [N, A]."""
         return self.policy.act(self.encoder(obs), deterministic=deterministic)
+
+
+class DSAC(DSACT):
+    """The same agent before its refinements: Duan et al., arXiv 2001.02811 (IEEE TNNLS 2021)."""
+
+    Config = DSACConfig
+    about = "Distributional Soft Actor-Critic, DSAC-T's first version (arXiv 2001.02811)"

@@ -63,14 +63,13 @@ def train(program: str, arguments: list[str]) -> int:
 
 def overview() -> str:
     """Commands, agents and benchmarks with their presets."""
-    from algos import AGENTS
     from experiments.suites import SUITES
 
     suites = {
         name: f"{len(one().tasks())} tasks, such as {one.default_task}; presets: {', '.join(one.presets)}"
         for name, one in SUITES.items()
     }
-    agents = {name: agent.about for name, agent in AGENTS.items()}
+    agents = {name: agent.about for one in SUITES.values() for name, agent in one.agents.items()}
     text = "usage: rlzoo COMMAND ..."
     shown = {"commands": COMMANDS, "agents": agents, "suites (rlzoo tasks lists their tasks)": suites}
     for title, rows in shown.items():

@@ -49,6 +49,7 @@ from rlzoo.types import Episode, Spaces
 
 # Settings that make a run longer, faster or better documented, but no other experiment.
 INCIDENTAL = {"suite", "script", "seed", "device", "threads", "video", "runs_dir", "preset", "config"}
+INCIDENTAL |= {"name", "tags", "notes", "track"}
 INCIDENTAL |= {"train.steps", "train.processes", "train.capture", "train.eval_every", "train.eval_episodes"}
 INCIDENTAL |= {"train.log_every", "train.checkpoint_every"}
 CURVES_FILE, RUNS_FILE = "curves.csv", "runs.json"
@@ -65,7 +66,7 @@ NOTE = (
 )
 # An agent has one colour in every plot; what else is shown of it differs by the style of the line.
 COLORS = {"arsq": "#d55e00", "bc": "#0072b2", "cqn": "#009e73"}
-COLORS |= {"dsac-t": "#cc79a7", "sac": "#e69f00", "td3": "#56b4e9"}
+COLORS |= {"dsac-t": "#cc79a7", "sac": "#e69f00", "td3": "#56b4e9", "dsac": "#8c6bb1"}
 LINE_STYLES = ("solid", "dashed", "dotted", "dashdot")
 
 

@@ -176,7 +176,13 @@ def play(settings: Request) -> tuple[Evaluation, Table, float, int]:
         raise UserError(f"{settings.run}: no suite called {suite_name!r}; there are {', '.join(SUITES)}")
     suite = SUITES[suite_name]()
     device = resolve_device(settings.device)
-    policy = load_policy(settings.run, checkpoint=settings.checkpoint, greedy=settings.greedy, device=device)
+    policy = load_policy(
+        settings.run,
+        checkpoint=settings.checkpoint,
+        greedy=settings.greedy,
+        device=device,
+        agents=suite.agents,
+    )
     name, asked = load_experiment(suite, settings.run)
     check_origin(policy.about, settings.run, name, asked.task)
     for path in filter(None, (settings.output, settings.video)):

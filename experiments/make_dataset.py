@@ -15,7 +15,7 @@ python experiments/train_mujoco.py dsac-t --task Hopper-v4 --stop-at-return 1100
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -25,8 +25,9 @@ import torch
 import tyro
 
 from experiments.runner.suite import Suite
+from experiments.suites import PLAYABLE
 from experiments.train_d4rl import D4RLSuite
-from experiments.train_mujoco import MujocoSuite
+from experiments.train_mujoco import GymOptions, MujocoSuite
 from rlzoo.data.episodes import summary
 from rlzoo.data.scaling import Scaling
 from rlzoo.data.write import check_minari_name, write_d4rl, write_minari
@@ -96,9 +97,13 @@ class Request(Settings):
             raise UserError("nothing to write: give --output FILE, --minari NAME or both")
 
 
-def suite_of(task: str) -> Suite:
-    """D4RL for a task by its D4RL name, Gymnasium for any other."""
-    return D4RLSuite() if task in D4RLSuite().tasks() else MujocoSuite()
+def suite_of(task: str, checkpoints: Sequence[dict[str, Any]] = ()) -> Suite:
+    """D4RL for a task by its D4RL name, Gymnasium for any other, there as the runs made it (``--env``)."""
+    if task in D4RLSuite().tasks():
+        return D4RLSuite()
+    suite = MujocoSuite()
+    suite.options = GymOptions(tuple(checkpoints[0].get("env", ())) if checkpoints else ())
+    return suite
 
 
 def noisy(policy: Policy, noise: float | None) -> Act:
@@ -192,6 +197,8 @@ def sources(settings: Request) -> list[dict[str, Any]]:
     tasks = sorted({checkpoint["task"] for checkpoint in found})
     if len(tasks) > 1:
         raise UserError(f"the runs are of different tasks: {', '.join(tasks)}")
+    if len({tuple(checkpoint.get("env", ())) for checkpoint in found}) > 1:
+        raise UserError("the runs made their environments with different arguments (--env)")
     if tasks and settings.task not in (None, tasks[0]):
         raise UserError(f"--task is {settings.task}, but the run is of {tasks[0]}")
     return found
@@ -200,7 +207,7 @@ def sources(settings: Request) -> list[dict[str, Any]]:
 def record(settings: Request, checkpoints: list[dict[str, Any]], task: str) -> list[Episode]:
     """The episodes of this kind of data."""
     tune_cpu()
-    suite = suite_of(task)
+    suite = suite_of(task, checkpoints)
     seed_global_generators(settings.seed)
     if settings.kind == "merged":
         with closing(suite.make(task, 1)) as copies:
@@ -223,7 +230,7 @@ def record(settings: Request, checkpoints: list[dict[str, Any]], task: str) -> l
     for index, checkpoint in enumerate(checkpoints):
         torch.manual_seed(settings.seed + index)
         with closing(suite.make(task, settings.num_envs)) as copies:
-            policy = Policy.of_checkpoint(checkpoint, device)
+            policy = Policy.of_checkpoint(checkpoint, device, PLAYABLE)
             policy.check_fits(copies.spaces)
             steps, act = settings.steps // len(checkpoints), noisy(policy, settings.noise)
             episodes += roll_out(copies, act, steps=steps, seed=settings.seed + 1000 * index)
@@ -244,7 +251,7 @@ def main() -> int:
     agents = "+".join(sorted({checkpoint["agent_name"] for checkpoint in checkpoints})) or settings.kind
     episodes = record(settings, checkpoints, task)
     print(summary(episodes, normalized_score=None))
-    suite = suite_of(task)
+    suite = suite_of(task, checkpoints)
     about = {"algorithm_name": agents, "description": f"{settings.kind} data of {task}"}
     bounds = suite.action_range(task)
     if settings.output is not None:

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 
 import tyro
 
-from algos import AGENTS
 from experiments.runner.sweeps import SweepFlags, default_output, named_values, plan, run_grid
 from experiments.suites import SUITES
 from rlzoo.errors import UserError
@@ -88,7 +87,7 @@ def grid(suite: str, arguments: Sequence[str]) -> int:
         GridFlags, args=words, prog="rlzoo sweep grid SUITE", description=__doc__, return_unknown_args=True
     )
     if not asked.agents:
-        raise UserError(f"which agents? --agents takes any of {', '.join(AGENTS)}")
+        raise UserError(f"which agents? --agents takes any of {', '.join(SUITES[suite].agents)}")
     if unused := sorted(per_agent.keys() - set(asked.agents)):
         raise UserError(f"--for {unused[0]}: that agent is not among --agents")
     over = named_values("--over", asked.over, "seed=1,2,3")

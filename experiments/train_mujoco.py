@@ -2,13 +2,19 @@
 
 python experiments/train_mujoco.py dsac-t --task HalfCheetah-v5 --seed 1 --agent.hidden 256 256 256
 python experiments/train_mujoco.py sac --task my_module:MyTask-v0 --steps 100000
+python experiments/train_mujoco.py sac --task Ant-v5 --env healthy_reward=0.5 --env frame_skip=4
 python experiments/train_mujoco.py --resume results/runs/mujoco/HalfCheetah-v5/dsac-t/s1-20260101-000000
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
+
+import tyro
+import yaml
 
 from envs.gym import make as gym_tasks
 from experiments.presets import mujoco as presets
@@ -17,8 +23,43 @@ from experiments.runner.launch import main
 from experiments.runner.suite import Suite
 from rlzoo.actions import ActionRange
 from rlzoo.data.load import load_episodes
+from rlzoo.errors import UserError
 from rlzoo.run.cli import run_main
+from rlzoo.settings import Settings
 from rlzoo.types import Episode, Spaces, VectorTask
+
+
+@dataclasses.dataclass(frozen=True)
+class GymOptions(Settings):
+    """What the environment is made with."""
+
+    env: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Environment argument NAME=VALUE."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.arguments()
+
+    def arguments(self) -> dict[str, Any]:
+        """By name, each value read as YAML: a number, true, a text, a list.
+
+        Raises:
+            UserError: one is not NAME=VALUE.
+        """
+        found = {}
+        for given in self.env:
+            name, equals, text = given.partition("=")
+            if not (equals and name.isidentifier()):
+                raise UserError(f"--env is {given!r}, expected NAME=VALUE, such as frame_skip=4")
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise UserError(f"--env {given}: {text!r} cannot be read as YAML") from error
+            if isinstance(value, str):
+                with contextlib.suppress(ValueError):  # 1e-3 is a text in YAML 1.1
+                    value = float(value)
+            found[name] = value
+        return found
 
 
 class MujocoSuite(Suite):
@@ -26,6 +67,8 @@ class MujocoSuite(Suite):
 
     name = "mujoco"
     default_task = "HalfCheetah-v5"
+    presets = (*Suite.presets, "dsac-t-paper")
+    options: GymOptions = GymOptions()
 
     def tasks(self) -> list[str]:
         """Those of Gymnasium's MuJoCo; others with continuous actions go by their Gymnasium id."""
@@ -34,12 +77,18 @@ class MujocoSuite(Suite):
     def preset(self, name: str, agent: str, task: str) -> dict[str, Any]:
         return presets.preset(name, agent, task)
 
+    def complete(self, experiment: Experiment[Any, Any]) -> Experiment[Any, Any]:
+        self.options = experiment.options
+        self.metadata = {"env": list(self.options.env)}
+        return experiment
+
     def prepare(self, experiment: Experiment[Any, Any], checkpoint: Mapping[str, Any] | None) -> None:
         if (reported := presets.PAPER_RETURNS.get(experiment.task)) is not None:
             self.remark = f"DSAC-T's paper reports {reported:g} for DSAC-T on this task (5 seeds, 30 M steps)"
 
     def make(self, task: str, num_envs: int, *, processes: bool = False, render: bool = False) -> VectorTask:
-        return gym_tasks.make(task, num_envs, processes=processes, render=render)
+        arguments = self.options.arguments()
+        return gym_tasks.make(task, num_envs, processes=processes, render=render, arguments=arguments)
 
     def load_data(self, task: str, dataset: str | None, spaces: Spaces) -> list[Episode] | None:
         """The episodes of `dataset`, whose actions are in the task's own bounds."""
@@ -55,10 +104,10 @@ class MujocoSuite(Suite):
         )
 
     def action_range(self, task: str) -> ActionRange:
-        return gym_tasks.action_range(task)
+        return gym_tasks.action_range(task, self.options.arguments())
 
     def gymnasium_id(self, task: str) -> str | None:
-        return task
+        return None if self.options.env else task
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def load_policy(
     checkpoint: Literal["latest", "best"] = "latest",
     greedy: Literal["mode", "median"] | None = None,
     device: str | torch.device = "cpu",
+    agents: Mapping[str, type[Agent]] = AGENTS,
 ) -> Policy:
     """The policy of a run, or of what `rlzoo export` wrote.
 
@@ -53,6 +54,7 @@ def load_policy(
         checkpoint: of a run: the agent as the run left it, or at its best evaluation.
         greedy: the deterministic action of an auto-regressive policy; None: what the run says.
         device: where the networks are.
+        agents: those that may have trained it, by name.
 
     Raises:
         UserError: there is nothing of the kind, it is damaged, or an agent that is not known here left it.
@@ -65,7 +67,7 @@ def load_policy(
     else:
         raise UserError(f"{path} is neither a run folder (with checkpoints/) nor an export ({CONFIG_FILE})")
     try:
-        return Policy(about, weights, torch.device(device), greedy=greedy)
+        return Policy(about, weights, torch.device(device), greedy=greedy, agents=agents)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -87,14 +89,15 @@ class Policy:
         device: torch.device,
         *,
         greedy: str | None = None,
+        agents: Mapping[str, type[Agent]] = AGENTS,
     ) -> None:
         """Build the agent from what a checkpoint or an export holds; see `load_policy` for the errors."""
         name = about.get("agent_name")
-        if name not in AGENTS:
+        if name not in agents:
             raise UserError(f"it was trained by {name!r}, which is no agent here")
         self.interface = Interface.of_checkpoint(about)
         try:
-            config = pydantic.TypeAdapter(AGENTS[name].Config).validate_python(about["agent_config"])
+            config = pydantic.TypeAdapter(agents[name].Config).validate_python(about["agent_config"])
             if greedy is not None:
                 if greedy not in config.greedy_rules:
                     raise UserError(f"--greedy: the policy of this {name} is not auto-regressive")
@@ -102,7 +105,7 @@ class Policy:
             sizes = about["spaces"]
             self.spaces = Spaces(**{**sizes, "pixels": sizes["pixels"] and tuple(sizes["pixels"])})
             self.scaling = Scaling.of_checkpoint(about)
-            self.agent: Agent = AGENTS[name](self.spaces, config, device)
+            self.agent: Agent = agents[name](self.spaces, config, device)
             missing, unknown = self.agent.load_state_dict(dict(weights), strict=False)
             if wrong := [*(set(missing) - {"_extra_state"}), *unknown]:
                 raise ValueError(f"{sorted(wrong)[0]} is missing or surplus")
@@ -118,9 +121,14 @@ class Policy:
         self.reset()
 
     @classmethod
-    def of_checkpoint(cls, checkpoint: dict[str, Any], device: torch.device) -> Policy:
+    def of_checkpoint(
+        cls,
+        checkpoint: dict[str, Any],
+        device: torch.device,
+        agents: Mapping[str, type[Agent]] = AGENTS,
+    ) -> Policy:
         """The policy in a checkpoint, of a whole run or of its best policy."""
-        return cls(*_split(checkpoint), device)
+        return cls(*_split(checkpoint), device, agents=agents)
 
     def act(self, observation: Array | Mapping[str, Array], *, deterministic: bool = True) -> FloatArray:
         """The actions for one observation, [A], or for N that are played side by side, [N, A].

@@ -167,6 +167,10 @@ class Trainer:
         self.stop = StopSignal()
         self.evaluations: list[dict[str, float]] = []
 
+    def describe(self) -> str:
+        """What it trains with, for the start of a run."""
+        return f"replay buffer {self.replay.describe()}"
+
     # ------------------------------------------------------------------------------------------- loop
 
     def run(self, logger: Logger, progress: Progress, stop: StopSignal, run_dir: Path) -> None:

@@ -35,7 +35,14 @@ _CONTINUOUS_TASKS = (
 _DRAWN_BY_PYGAME = ("gymnasium.envs.classic_control", "gymnasium.envs.box2d")
 
 
-def make(task: str, num_envs: int, *, processes: bool = False, render: bool = False) -> GymVectorTask:
+def make(
+    task: str,
+    num_envs: int,
+    *,
+    processes: bool = False,
+    render: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+) -> GymVectorTask:
     """Make `num_envs` copies of a Gymnasium task.
 
     Args:
@@ -43,16 +50,19 @@ def make(task: str, num_envs: int, *, processes: bool = False, render: bool = Fa
             your own as "module:Name-v0", where importing the module registers it.
         processes: whether each runs in a process of its own.
         render: whether `GymVectorTask.render`, which draws the first copy, is to work.
+        arguments: of the environment, by name.
 
     Raises:
-        UserError: there is no such task, its actions are not continuous, a package that it needs is missing,
-            or nothing here can draw frames. The message says which and what to do.
+        UserError: there is no such task, its actions are not continuous, it does not take the arguments, a
+            package that it needs is missing, or nothing here can draw frames. The message says which and
+            what to do.
     """
     _warn_of_no_time_limit(task)
     draws_with_mujoco = render and not str(find(task).entry_point).startswith(_DRAWN_BY_PYGAME)
     backend = backend_of(functools.partial(make_env, task, render=True)) if draws_with_mujoco else None
     make_envs = [
-        functools.partial(make_env, task, render=render and i == 0, backend=backend) for i in range(num_envs)
+        functools.partial(make_env, task, render=render and i == 0, backend=backend, **(arguments or {}))
+        for i in range(num_envs)
     ]
     return GymVectorTask(task, make_envs, processes=processes)
 
@@ -74,16 +84,17 @@ def make_env(task: str, *, render: bool = False, backend: str | None = None, **o
         task: a Gymnasium id, as for `make`.
         render: whether it draws frames (render mode "rgb_array").
         backend: what draws them, from `rendering_backend`; a worker process does not inherit the choice.
-        options: further arguments of `gymnasium.make`.
+        options: further arguments of `gymnasium.make`, which passes on what it does not know.
 
     Raises:
-        UserError: there is no such task, or a package that it needs is missing.
+        UserError: there is no such task, a package that it needs is missing, or it does not take the options.
     """
     spec = find(task)
     if backend is not None:
         use_backend(backend)
     with contextlib.suppress(ImportError):  # a task that needs it says so itself
         import_mujoco()
+    given = dict(options)
     if render:
         options["render_mode"] = "rgb_array"
     try:
@@ -93,15 +104,21 @@ def make_env(task: str, *, render: bool = False, backend: str | None = None, **o
             env: Environment = gym.make(spec.id, disable_env_checker=True, **options)
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise _cannot_make(spec, error) from error
+    except Exception as error:
+        if not given:
+            raise
+        shown = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        reason = " ".join(str(error).split())
+        raise UserError(f"{spec.id} cannot be made with {shown}: {reason}") from error
     # The mazes load their model from a file of their own in the temporary folder and leave it there.
     if model_file := getattr(env.unwrapped, "tmp_xml_file_path", None):
         Path(model_file).unlink(missing_ok=True)
     return env
 
 
-def action_range(task: str) -> ActionRange:
-    """What -1 and 1 stand for in each of the task's A actions."""
-    with contextlib.closing(make_env(task)) as env:
+def action_range(task: str, arguments: Mapping[str, Any] | None = None) -> ActionRange:
+    """What -1 and 1 stand for in each of the task's A actions, made with the environment's `arguments`."""
+    with contextlib.closing(make_env(task, **(arguments or {}))) as env:
         assert isinstance(env.action_space, Box)
         return ActionRange(env.action_space.low.ravel(), env.action_space.high.ravel())
 

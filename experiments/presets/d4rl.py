@@ -80,7 +80,7 @@ def preset(name: str, agent: str, task: str) -> dict[str, Any]:
         low, high = CQN_RETURNS[kind]
         margin = CQN_MARGINS.get(kind, CQNConfig.margin)
         settings |= {"agent.v_min": low, "agent.v_max": high, "agent.margin": margin}
-    elif agent in ("dsac-t", "sac", "td3"):
+    elif agent in ("dsac-t", "dsac", "sac", "td3"):
         settings |= _OFF_POLICY
     if name == "small" and agent in ("arsq", "cqn", "bc"):
         settings |= SMALL[agent]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.presets.agents import PAPER, SMALL
+from experiments.presets.agents import DSAC_T_PAPER, PAPER, SMALL
+from rlzoo.errors import UserError
 
 # DSAC-T's final average return (5 seeds, 1.5 M iterations; arXiv 2405.15177, table 1).
 PAPER_RETURNS = {
@@ -32,6 +33,14 @@ _TASKS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def preset(name: str, agent: str, task: str) -> dict[str, Any]:
-    """Settings of `agent` on a Gymnasium task."""
+    """Settings of `agent` on a Gymnasium task.
+
+    Raises:
+        UserError: "dsac-t-paper" for an agent that is not in that paper.
+    """
+    if name == "dsac-t-paper":
+        if agent not in DSAC_T_PAPER:
+            raise UserError(f"--preset {name} is for {', '.join(DSAC_T_PAPER)}, not for {agent}")
+        return DSAC_T_PAPER[agent]
     settings = {**PAPER.get(agent, {}), **_TASKS.get(agent, {}).get(task, {})}
     return {**settings, **SMALL.get(agent, {})} if name == "small" else settings

@@ -52,6 +52,7 @@ _RLBENCH_AGENTS: dict[str, dict[str, Any]] = {
     "bc": {"demo_fraction": 1.0, "join_capacity": 0},
     # Ours, not tuned: with rewards of 0 and a single 1 a temperature of e or 1 would drown them.
     "dsac-t": {"agent.initial_temperature": 0.01},
+    "dsac": {"agent.initial_temperature": 0.01},
     "sac": {"agent.initial_temperature": 0.01},
 }
 # With images: the optimiser and the targets' rate of both references, and ARSQ's networks. Without, the

@@ -12,12 +12,12 @@ import pydantic
 import torch
 import yaml
 
-from algos import AGENTS
 from experiments.runner.data import DataConfig
 from experiments.runner.flags import Experiment
 from experiments.runner.suite import Suite
 from rlzoo.errors import UserError
 from rlzoo.run.cli import EarlyParser, parse_flags
+from rlzoo.run.extras import load_extra
 from rlzoo.run.folder import CONFIG_FILE, flatten_config, plain
 from rlzoo.run.machine import resolve_device
 from rlzoo.train import TrainConfig
@@ -28,7 +28,7 @@ class Request(NamedTuple):
 
     Attributes:
         suite: the benchmark.
-        agent: its name in `algos.AGENTS`.
+        agent: its name in `suite.agents`.
         asked: the settings as the flags, the preset and an earlier run give them.
         resume: the folder of the run to go on with; None for a new run.
         run_dir: the folder for a new run; None: one of its own below ``--runs-dir``.
@@ -58,9 +58,9 @@ def parse(suite_type: type[Suite], arguments: Sequence[str], prog: str) -> Reque
     if run_dir is not None and (run_dir / CONFIG_FILE).exists():
         named.resume = run_dir
     agent, flags = (rest[0], rest[1:]) if rest and not rest[0].startswith("-") else (None, rest)
-    if agent is not None and agent not in AGENTS:
-        near = difflib.get_close_matches(agent, AGENTS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(AGENTS)}"
+    if agent is not None and agent not in suite.agents:
+        near = difflib.get_close_matches(agent, suite.agents, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(suite.agents)}"
         raise UserError(f"no agent called {agent!r}; {hint}")
     if named.resume is not None:
         return _resumed(suite, named.resume, agent, flags, prog)
@@ -72,18 +72,18 @@ def parse(suite_type: type[Suite], arguments: Sequence[str], prog: str) -> Reque
     if named.config is not None:
         agent, default = _copied(suite, named.config, agent, named.task)
     elif agent is None:
-        raise UserError(f"which agent? {prog} AGENT [flags], where AGENT is one of {', '.join(AGENTS)}")
+        raise UserError(f"which agent? {prog} AGENT [flags], where AGENT is one of {', '.join(suite.agents)}")
     else:
         task, preset = named.task or suite.default_task, named.preset or suite.presets[0]
         default = default_experiment(suite, agent, task, preset)
         if named.offline:  # no environment steps for a preset's offline updates to go before
             default = dataclasses.replace(default, train=dataclasses.replace(default.train, offline_steps=0))
     asked = parse_flags(
-        Experiment[AGENTS[agent].Config, type(suite.options)],  # type: ignore[misc]
+        Experiment[suite.agents[agent].Config, type(suite.options)],  # type: ignore[misc]
         args=flags,
         default=default,
         prog=f"{prog} {agent}",
-        description=f"{AGENTS[agent].about}.\n\nOn {default.task}.",
+        description=f"{suite.agents[agent].about}.\n\nOn {default.task}.",
     )
     if named.config is not None:  # goes over any preset
         asked = dataclasses.replace(asked, preset=default.preset)
@@ -99,7 +99,7 @@ def default_experiment(suite: Suite, agent: str, task: str, preset: str = "paper
         group, _, name = key.rpartition(".")
         groups[group][name] = value
     return Experiment(
-        agent=AGENTS[agent].Config(**groups["agent"]),
+        agent=suite.agents[agent].Config(**groups["agent"]),
         task=task,
         train=TrainConfig(**groups[""]),
         data=DataConfig(**groups["data"]),
@@ -120,15 +120,17 @@ def load_experiment(suite: Suite, run_dir: Path) -> tuple[str, Experiment[Any, A
         raise UserError(f"{run_dir} is a run of {config['suite']}, not of {suite.name}")
     try:
         name = config["agent_name"]
-        if name not in AGENTS:
+        if name not in suite.agents:
             raise ValueError(f"no agent called {name!r} here")
         # What the benchmark chose stays chosen: the simulator, whatever has been installed since.
         chosen = config.get("resolved", {}).items()
         options = {key.partition(".")[2]: value for key, value in chosen if key.startswith("options.")}
         config["options"] = {**config["options"], **options}
-        groups = {"agent": AGENTS[name].Config, "train": TrainConfig, "data": DataConfig}
+        groups = {"agent": suite.agents[name].Config, "train": TrainConfig, "data": DataConfig}
         groups["options"] = type(suite.options)
         own = {field.name for field in dataclasses.fields(Experiment)} - {"config", "runs_dir", *groups}
+        new = {"name": None, "tags": (), "notes": "", "track": "none"}  # came after some runs
+        config = {**new, **config, "tags": tuple(config.get("tags", ()))}
         return name, Experiment(
             **{key: config[key] for key in own},
             **{
@@ -174,6 +176,7 @@ def _copied(
 
 # What a resumed run may change; anything else would make it neither the old run nor a new one.
 CHANGEABLE = {"device", "threads", "video", "train.steps", "train.processes", "train.capture"}
+CHANGEABLE |= {"tags", "notes", "track"}
 CHANGEABLE |= {"train.offline_steps", "train.checkpoint_every", "train.stop_at_return"}
 CHANGEABLE |= {"train.max_restarts", "train.env_timeout"}
 
@@ -184,7 +187,7 @@ def _resumed(suite: Suite, run_dir: Path, agent: str | None, flags: list[str], p
     if agent not in (None, name):
         raise UserError(f"{run_dir} is a run of {name}, not of {agent}")
     asked = parse_flags(
-        Experiment[AGENTS[name].Config, type(suite.options)],  # type: ignore[misc]
+        Experiment[suite.agents[name].Config, type(suite.options)],  # type: ignore[misc]
         args=flags,
         default=earlier,
         prog=f"{prog} --resume {run_dir}",
@@ -216,6 +219,8 @@ def complete(suite: Suite, asked: Experiment[Any, Any]) -> Experiment[Any, Any]:
                 "with --offline it is --steps that counts the updates, --offline-steps has to be 0"
             )
         train = dataclasses.replace(train, offline_steps=train.steps, steps=0)
+    if asked.track == "wandb":
+        load_extra("wandb", "wandb")  # missing, it is missing before anything is simulated
     experiment = dataclasses.replace(
         asked,
         train=train,

@@ -28,7 +28,7 @@ class Experiment(Settings, Generic[Config, Options]):
     agent: Config
     """Hyperparameters of the agent."""
     task: str
-    """Name of the task; `list` lists them."""
+    """Its name, or `list`."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TrainConfig)
     """Settings of the training loop."""
     data: Annotated[DataConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=DataConfig)
@@ -36,18 +36,26 @@ class Experiment(Settings, Generic[Config, Options]):
     options: Annotated[Options, tyro.conf.arg(name="")] = dataclasses.field(default_factory=NoOptions)  # type: ignore[assignment]
     """Settings of the benchmark's tasks."""
     preset: str = "paper"
-    """Defaults: paper, or small for two CPU cores."""
+    """Defaults: paper, small, …"""
     config: Path | None = None
-    """Folder of a run whose settings to begin from."""
+    """Begin from the settings of this run."""
     seed: Seed = 1
     """Decides everything random in the run."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, …"""
     threads: Count | None = None
-    """CPU threads of PyTorch; None: one per core."""
+    """On the CPU; None: one per core."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """Rounding of products: none, TF32, bfloat16."""
     video: bool = False
-    """Film each evaluation's first episode."""
+    """Film an episode per evaluation."""
     runs_dir: Path = Path("results/runs")
     """Where run folders are made."""
+    name: str | None = None
+    """Ends the name of the run's folder."""
+    tags: tuple[str, ...] = ()
+    """What the run is found by."""
+    notes: str = ""
+    """What the run is for."""
+    track: Literal["none", "wandb"] = "none"
+    """Also log to Weights & Biases."""

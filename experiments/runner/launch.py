@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from algos import AGENTS
 from experiments.runner.data import Data, DataConfig, make_buffers, prepare
 from experiments.runner.experiment import Request, complete, default_experiment, differing, flag, parse
 from experiments.runner.flags import Experiment
@@ -29,6 +28,7 @@ from rlzoo.evaluate import EVALUATION_TAGS
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.files import errors_named
 from rlzoo.run.folder import (
+    ABOUT,
     PROJECT,
     create_run_dir,
     finish_run_info,
@@ -41,6 +41,7 @@ from rlzoo.run.logger import Logger
 from rlzoo.run.machine import tune_cpu
 from rlzoo.run.progress import Progress, evaluation_table, tensorboard_hint
 from rlzoo.run.signals import StopSignal
+from rlzoo.run.track import wandb_mirror
 from rlzoo.seeding import seed_global_generators
 from rlzoo.train import CHECKPOINT, Counters, TrainConfig, Trainer
 from rlzoo.types import VectorTask
@@ -63,13 +64,14 @@ def main(suite_type: type[Suite], arguments: Sequence[str] | None = None, prog: 
 
 def usage(suite_type: type[Suite], prog: str) -> str:
     """What a training script can do, before an agent is named."""
+    resumes = "goes on with an earlier run" if suite_type.build is None else "starts an interrupted run anew"
     lines = [
         sys.modules[suite_type.__module__].__doc__ or "",
         f"{prog} AGENT [flags]              trains; AGENT --task TASK --help lists flags and defaults",
-        f"{prog} --resume RUN_DIR [flags]   goes on with an earlier run",
+        f"{prog} --resume RUN_DIR [flags]   {resumes}",
         f"{prog} AGENT --run-dir RUN_DIR    trains in that folder, or goes on with the run in it",
         f"{prog} AGENT --task list          lists the tasks\n",
-        *(f"{name:<8} {agent.about}" for name, agent in AGENTS.items()),
+        *(f"{name:<8} {agent.about}" for name, agent in suite_type.agents.items()),
         f"\npresets: {', '.join(suite_type.presets)}",
     ]
     return "\n".join(lines)
@@ -88,9 +90,9 @@ def run(request: Request) -> tuple[int, Path]:
         checkpoint = None
         if resume is not None:
             stack.enter_context(lock_run(resume))
-            if (resume / "checkpoints" / CHECKPOINT).exists():
+            if suite.build is None and (resume / "checkpoints" / CHECKPOINT).exists():
                 checkpoint = load_latest(resume, agent_name, asked.task)
-            else:
+            elif suite.build is None:
                 print(f"{resume} has no checkpoint yet: the run starts from the beginning")
         experiment = complete(suite, asked)
         device = torch.device(experiment.device)
@@ -99,14 +101,22 @@ def run(request: Request) -> tuple[int, Path]:
         torch.set_num_threads(experiment.threads)
         torch.set_float32_matmul_precision(experiment.matmul_precision)
 
-        trainer, warnings = build(suite, agent_name, experiment, checkpoint, stack)
+        if suite.build is None:
+            trainer, warnings = build(suite, agent_name, experiment, checkpoint, stack)
+        else:
+            trainer, warnings = suite.build(agent_name, experiment, resume, stack)
         del checkpoint  # with its replay buffer, which the trainer has a copy of
         if resume is None:
             for line in warnings:
                 print(f"warning: {line}")
             if run_dir is None:
                 run_dir = create_run_dir(
-                    experiment.runs_dir, suite.folder, experiment.task, agent_name, experiment.seed
+                    experiment.runs_dir,
+                    suite.folder,
+                    experiment.task,
+                    agent_name,
+                    experiment.seed,
+                    experiment.name,
                 )
             with errors_named(run_dir):
                 run_dir.mkdir(parents=True, exist_ok=True)
@@ -197,7 +207,7 @@ def make_trainer(
     """The agent, its buffers and the loop, as new or as a checkpoint has them."""
     device = torch.device(experiment.device)
     task, eval_task = data.scaling.wrap(task), data.scaling.wrap(eval_task)
-    agent_type = AGENTS[agent_name]
+    agent_type = suite.agents[agent_name]
     if task.spaces.pixels is not None and not agent_type.sees_images:
         raise UserError(f"{agent_name} learns from states alone, and {experiment.task} has images")
     torch.manual_seed(experiment.seed)
@@ -221,6 +231,7 @@ def make_trainer(
             "spaces": vars(task.spaces).copy(),
             **data.scaling.metadata(),
             **suite.interface(experiment.task, task).metadata(),
+            **suite.metadata,
         },
         film=experiment.video,
     )
@@ -278,6 +289,7 @@ def train(
     write_run_info(run_dir, arguments=sys.argv, config=content, step=counters.step)
     total = trainer.config.offline_steps + trainer.config.steps
     with (
+        ExitStack() as stack,
         Logger(
             run_dir,
             resume_step=None if resume is None else counters.step,
@@ -293,9 +305,17 @@ def train(
     ):
         # "agent" comes before "agent.lr": TensorBoard sorts its columns by name.
         settings = {"agent": agent_name, **flatten_config({**config, "agent_name": None})}
+        if experiment.track == "wandb":
+            about = {"project": "rlzoo", "tags": experiment.tags, "notes": experiment.notes}
+            logger.mirror = stack.enter_context(wandb_mirror(run_dir, config=config, **about))
         logger.hparams(settings)
+        if said := {key: value for key in ABOUT if (value := config[key])}:
+            text = [
+                f"**{key}**: {', '.join(value) if key == 'tags' else value}" for key, value in said.items()
+            ]
+            logger.text("run", "\n\n".join(text))
         progress.note(f"run folder {run_dir}")
-        progress.note(f"replay buffer {trainer.replay.describe()}; training on {trainer.device}")
+        progress.note(f"{trainer.describe()}; training on {trainer.device}")
         stop.defer()
         trainer.run(logger, progress, stop, run_dir)
         if trainer.evaluations and not stop.requested:
@@ -309,7 +329,8 @@ def train(
         if suite.remark:
             print(suite.remark)
     if stop.requested:
-        print(f"stopped at step {counters.step:,}; go on with: {resume_hint(suite.script, run_dir)}")
+        again = "go on" if suite.build is None else "start anew"
+        print(f"stopped at step {counters.step:,}; {again} with: {resume_hint(suite.script, run_dir)}")
     print(f"learning curves: {tensorboard_hint(run_dir)}")
 
 

@@ -31,7 +31,6 @@ from optuna.visualization import matplotlib as plots
 from rich.console import Console
 from rich.table import Table
 
-from algos import AGENTS
 from experiments.runner.launchers import Job
 from experiments.runner.sweeps import (
     Plan,
@@ -48,6 +47,7 @@ from experiments.runner.sweeps import (
     with_threads,
     write_page,
 )
+from experiments.suites import SUITES
 from rlzoo.errors import UserError
 from rlzoo.run.cli import parse_flags
 from rlzoo.run.files import atomic_path, cannot_write
@@ -332,9 +332,8 @@ def search(suite: str, arguments: Sequence[str]) -> int:
         return_unknown_args=True,
     )
     if not agent:
-        raise UserError(
-            f"rlzoo sweep search {suite} AGENT [flags], where AGENT is one of {', '.join(AGENTS)}"
-        )
+        agents = ", ".join(SUITES[suite].agents)
+        raise UserError(f"rlzoo sweep search {suite} AGENT [flags], where AGENT is one of {agents}")
     if not asked.param:
         raise UserError("which parameters? --param takes one and its range, such as agent.lr=log:1e-5:1e-3")
     if "--seed" in flags:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from algos import AGENTS
 from experiments.runner.flags import Experiment, NoOptions
 from rlzoo.actions import ActionRange
+from rlzoo.agent import Agent
 from rlzoo.errors import UserError
 from rlzoo.interface import Interface
 from rlzoo.settings import Settings
+from rlzoo.train import Trainer
 from rlzoo.types import Episode, FloatArray, Spaces, VectorTask
 
 
@@ -26,6 +29,11 @@ class Suite:
         remark: a line under the final table, such as the paper's result; "" for none.
         lanes: how many episodes of an evaluation are played side by side at most; None: all.
         least_std: what standardised observations [S] are divided by at least.
+        metadata: what else goes into a run's checkpoints.
+        agents: those it trains, by name.
+        build: where something else than the loop of `rlzoo.train` trains, what makes that in the place of
+            `launch.build`: (agent's name, experiment, folder of an interrupted run to start anew or None,
+            exit stack) -> trainer, warnings. Such runs cannot go on where they were.
     """
 
     name: str
@@ -36,10 +44,13 @@ class Suite:
     remark = ""
     lanes: int | None = None
     least_std: FloatArray | float = 0.0
+    agents: Mapping[str, type[Agent]] = AGENTS
+    build: Callable[..., tuple[Trainer, list[str]]] | None = None
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         """`arguments` are the command line's: flags among them may decide what the presets are."""
         self.folder = self.name
+        self.metadata: Mapping[str, Any] = {}
 
     @property
     def script(self) -> str:
@@ -55,7 +66,7 @@ class Suite:
 
         Args:
             name: of the preset, one of `presets`.
-            agent: its name in `algos.AGENTS`; one that the presets do not know gets the task's settings.
+            agent: its name in `agents`; one that the presets do not know gets the task's settings.
             task: the task's name.
 
         Raises:

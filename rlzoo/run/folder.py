@@ -22,21 +22,25 @@ from rlzoo.run.machine import describe_machine
 
 CONFIG_FILE = "config.yaml"
 INFO_FILE = "run.json"
+ABOUT = ("name", "tags", "notes")  # the settings that only say what a run is
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-def create_run_dir(root: Path, benchmark: str, task: str, agent: str, seed: int) -> Path:
-    """Make and return a new folder ``<root>/<benchmark>/<task>/<agent>/s<seed>-<UTC time>/``.
+def create_run_dir(
+    root: Path, benchmark: str, task: str, agent: str, seed: int, name: str | None = None
+) -> Path:
+    """Make and return a new folder ``<root>/<benchmark>/<task>/<agent>/s<seed>-<UTC time>[-<name>]/``.
 
     Never an existing one: runs started in the same second get ``-2``, ``-3``, … Raises a `UserError` if the
     folder cannot be made.
     """
     # No separator in the name of a folder, and none that is hidden or `..`.
-    names = [re.sub(r"[^\w.+=-]+", "-", name).lstrip(".-") or "unnamed" for name in (benchmark, task, agent)]
-    start = f"s{seed}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    parts = (benchmark, task, agent, *([name] if name else []))
+    names = [re.sub(r"[^\w.+=-]+", "-", part).lstrip(".-") or "unnamed" for part in parts]
+    start = "-".join([f"s{seed}-{datetime.now(UTC):%Y%m%d-%H%M%S}", *names[3:]])
     number = 1
     while True:
-        run_dir = root.joinpath(*names, start if number == 1 else f"{start}-{number}")
+        run_dir = root.joinpath(*names[:3], start if number == 1 else f"{start}-{number}")
         with errors_named(run_dir), contextlib.suppress(FileExistsError):
             run_dir.mkdir(parents=True)  # atomic: only one process can make it
             return run_dir
@@ -69,9 +73,10 @@ def write_run_info(run_dir: Path, *, arguments: list[str], config: Mapping[str, 
     """Write ``config.yaml`` and ``run.json``; call it at the start and again each time the run is resumed.
 
     ``run.json`` holds the command (`arguments` are `sys.argv`), time, commit, versions and hardware of the
-    first start. Its ``sessions`` has an entry for every start, the first included: time, environment step,
-    command and commit, and the versions and hardware where they differ from the first start's. What cannot
-    be found out is null. ``finished``, the time at which `finish_run_info` was called, is taken away.
+    first start, and the run's name, tags and notes as `config` has them. Its ``sessions`` has an entry for
+    every start, the first included: time, environment step, command and commit, and the versions and hardware
+    where they differ from the first start's. What cannot be found out is null. ``finished``, the time at
+    which `finish_run_info` was called, is taken away.
     """
     atomic_write(run_dir / CONFIG_FILE, yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
     script = Path(arguments[0])
@@ -84,6 +89,7 @@ def write_run_info(run_dir: Path, *, arguments: list[str], config: Mapping[str, 
         **describe_machine(),
     }
     run = _read_info(run_dir / INFO_FILE) or {**info, "sessions": []}
+    run |= {key: plain(config[key]) for key in ABOUT if config.get(key)}
     changed = {key: info[key] for key in ("versions", "hardware") if info[key] != run.get(key)}
     session = {"started": info["started"], "step": step, "command": info["command"], "git": info["git"]}
     run["sessions"].append({**session, **changed})

@@ -9,7 +9,7 @@ import csv
 import io
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
+from torch.utils.tensorboard.summary import text as text_summary
 
 from rlzoo.run.files import atomic_path, errors_named, remove_leftovers
 from rlzoo.run.video import Gif
@@ -51,6 +52,7 @@ class Logger:
                 written: the evaluation that closes a run, and its summary.
         """
         metrics = run_dir / METRICS_FILE
+        self.mirror: Callable[[int, Mapping[str, float]], None] | None = None  # is told all that is logged
         self._latest: dict[str, float] = {}  # the last value of each curve
         self._step = resume_step or 0
         if resume_step is not None:
@@ -85,6 +87,12 @@ class Logger:
         csv.writer(rows, lineterminator="\n").writerows((self._step, *item) for item in numbers.items())
         self._metrics.write(rows.getvalue().encode())
         self._add_summary(Summary(value=[Summary.Value(tag=t, simple_value=v) for t, v in numbers.items()]))
+        if self.mirror is not None:
+            self.mirror(self._step, numbers)
+
+    def text(self, tag: str, markdown: str) -> None:
+        """Show a text on TensorBoard's text page, at the last step that was logged."""
+        self._add_summary(text_summary(tag, markdown))  # type: ignore[no-untyped-call]
 
     def film(self, step: int, tag: str, gif: Gif) -> None:
         """Show an animated GIF at `step` environment steps in TensorBoard, among its images."""

@@ -1,5 +1,6 @@
-"""DSAC-T against the reference vectors, and its switches."""
+"""DSAC-T against the reference vectors, and what it is without its refinements: DSAC."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from algos.dsac_t import DSACT, DSACTConfig, Noise
+from algos.dsac_t import DSAC, DSACT, DSACConfig, DSACTConfig, Noise
 from rlzoo.nn.mlp import EnsembleMLP
 from rlzoo.types import Batch, Spaces
+from tests.helpers.agent_checks import make_batch
 from tests.helpers.golden import SMALLEST_GRADIENT, Golden, golden_files
 
 CPU = torch.device("cpu")
@@ -143,3 +145,53 @@ def check_parameters(golden: Golden, agent: DSACT, largest_gradient: dict[int, T
                         where=recorded_shape(moved),
                     )
     golden.check("after3.log_alpha", agent.log_temperature.detach())
+
+
+def small_dsac() -> DSAC:
+    torch.manual_seed(0)
+    return DSAC(Spaces(5, 3), DSACConfig(hidden=(8,)), CPU)
+
+
+def test_dsac_is_dsac_t_without_its_refinements() -> None:
+    first, refined = dataclasses.asdict(DSACConfig()), dataclasses.asdict(DSACTConfig())
+    changed = {name for name in refined if first[name] != refined[name]}
+    refinements = {
+        "expected_value_substitution",
+        "twin_value_distributions",
+        "variance_based_adjustment",
+    }
+    assert changed == refinements
+    assert not any(first[name] for name in refinements)
+    agent = small_dsac()
+    assert agent.critic.weights[0].shape[0] == 1
+    batch = make_batch(8)
+    mean, sampled = agent._targets_of_return(batch, agent.draw_noise(batch))
+    assert torch.equal(mean, sampled)
+
+
+def test_dsacs_critic_follows_the_gradients_of_version_1() -> None:
+    """By hand, with 0.1 beside the powers of sigma; the last row's sample lies beyond the bound of 20."""
+    q, sigma, y = [1.0, -2.0, 0.0], [0.01, 0.5, 2.0], [1.5, 1.0, 50.0]
+    mean = torch.tensor([q], requires_grad=True)
+    std = torch.tensor([sigma], requires_grad=True)
+    target = torch.tensor(y)
+    small_dsac()._likelihood_loss(mean, std, target, target).backward()  # type: ignore[no-untyped-call]
+    assert mean.grad is not None
+    assert std.grad is not None
+    for i, (a, s, b) in enumerate(zip(q, sigma, y, strict=True)):
+        cut = max(-20.0, min(20.0, b - a))
+        assert mean.grad[0, i] == pytest.approx((a - b) / (s**2 + 0.1) / 3)
+        assert std.grad[0, i] == pytest.approx((s**2 - cut**2) / (s**3 + 0.1) / 3)
+
+
+def test_dsacs_gradients_are_the_likelihoods_where_sigma_is_not_small() -> None:
+    gradients = []
+    for loss in (
+        lambda q, s, y: small_dsac()._likelihood_loss(q, s, y, y),
+        lambda q, s, y: -torch.distributions.Normal(q, s).log_prob(y).mean(),
+    ):
+        mean = torch.tensor([[0.0, 3.0, -8.0]], requires_grad=True)
+        std = torch.tensor([[6.0, 9.0, 7.0]], requires_grad=True)
+        loss(mean, std, torch.tensor([4.0, -9.0, -2.0])).backward()  # type: ignore[no-untyped-call]
+        gradients.append((mean.grad, std.grad))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0.01, atol=1e-5)

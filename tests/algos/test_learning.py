@@ -14,6 +14,8 @@ FAST = ["--agent.critic-lr", "1e-3", "--agent.actor-lr", "1e-3"]
 AGENTS = {
     "dsac-t": [*FAST, "--agent.temperature-lr", "1e-3", "--agent.initial-temperature", "1",
                "--agent.actor-delay", "1"],
+    "dsac": [*FAST, "--agent.temperature-lr", "1e-3", "--agent.initial-temperature", "1",
+             "--agent.actor-delay", "1"],
     "sac": [*FAST, "--agent.temperature-lr", "1e-3"],
     "td3": [*FAST, "--agent.actor-delay", "1"],
     # No demonstrations: their Q-learning alone.

@@ -233,13 +233,12 @@ def test_unknown_flags_are_refused_with_a_suggestion() -> None:
     assert "--agent.hidden" in output + errors
 
 
-@pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
 @pytest.mark.parametrize("preset", ["paper", "small"])
-@pytest.mark.parametrize("agent", sorted(AGENTS))
+@pytest.mark.parametrize(("suite", "agent"), [(s, agent) for s in SUITES.values() for agent in s.agents])
 def test_presets_name_existing_settings(agent: str, preset: str, suite: type[Suite]) -> None:
     for arguments in ([], ["--observations", "state"]):
         chosen = suite(arguments)
-        for task in (*chosen.tasks(), *PAPER_RETURNS) if chosen.name == "mujoco" else chosen.tasks():
+        for task in (*chosen.tasks(), *PAPER_RETURNS) if suite is MujocoSuite else chosen.tasks():
             experiment = default_experiment(chosen, agent, task, preset)
             assert experiment.preset == preset
 
