@@ -45,6 +45,7 @@ from experiments.runner.suite import Suite
 from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
 from rlzoo.run.cli import EarlyParser, run_main
+from rlzoo.run.files import expand_user
 from rlzoo.settings import Count, Settings
 from rlzoo.types import Episode, Spaces, VectorTask
 
@@ -199,8 +200,9 @@ class RLBenchSuite(Suite):
 
 def protocol_variation(dataset: Path, task: str) -> Path:
     """The folder of variation 0, which the protocol uses and the tasks run, or `dataset` if it is in none."""
+    dataset = expand_user(dataset)
     for folder in (dataset / task / "variation0", dataset / "variation0"):
-        if folder.expanduser().is_dir():
+        if folder.is_dir():
             return folder
     return dataset
 

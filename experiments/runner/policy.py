@@ -28,15 +28,23 @@ def read_run(run_dir: Path, name: str) -> dict[str, Any]:
         UserError: it is missing, damaged, or of an agent that is not known here.
     """
     checkpoint = load_checkpoint(run_dir / "checkpoints" / name)
-    if checkpoint.get("agent_name") not in AGENTS:
+    if not isinstance(checkpoint.get("agent_name"), str) or checkpoint["agent_name"] not in AGENTS:
         raise UserError(f"{run_dir} was trained by {checkpoint.get('agent_name')!r}, which is no agent here")
     return checkpoint
 
 
 def agent_config(checkpoint: Mapping[str, Any]) -> Any:
-    """The hyperparameters of the agent in a checkpoint."""
-    config_type = AGENTS[checkpoint["agent_name"]].Config
-    return pydantic.TypeAdapter(config_type).validate_python(checkpoint["agent_config"])
+    """The hyperparameters of the agent in a checkpoint.
+
+    Raises:
+        UserError: there are none that this agent takes.
+    """
+    name = checkpoint["agent_name"]
+    try:
+        return pydantic.TypeAdapter(AGENTS[name].Config).validate_python(checkpoint.get("agent_config"))
+    except pydantic.ValidationError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the checkpoint holds no settings of {name} as it is here: {reason}") from error
 
 
 def load_agent(checkpoint: Mapping[str, Any], spaces: Spaces, device: torch.device) -> Agent:
@@ -50,7 +58,7 @@ def load_agent(checkpoint: Mapping[str, Any], spaces: Spaces, device: torch.devi
         saved = checkpoint["agent"] if "agent" in checkpoint else checkpoint["trainer"]["agent"]
         agent = agent_type(spaces, agent_config(checkpoint), device)
         agent.load_state_dict(saved)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the checkpoint does not fit {checkpoint.get('task')}: {reason}") from error
     return agent

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from rlzoo.actions import ActionRange
+from rlzoo.errors import UserError
 from rlzoo.types import Array, Episode, FloatArray, Step, VectorTask
 
 
@@ -51,12 +52,19 @@ class Scaling:
 
     @staticmethod
     def of_checkpoint(checkpoint: Mapping[str, Any]) -> Scaling:
-        """The scaling of the run that left the checkpoint."""
+        """The scaling of the run that left the checkpoint.
+
+        Raises:
+            UserError: it is something else.
+        """
         obs, action = checkpoint.get("scaling"), checkpoint.get("action_scaling")
-        return Scaling(
-            None if obs is None else ObservationScaling(obs["mean"].numpy(), obs["std"].numpy()),
-            None if action is None else ActionRange(action["low"].numpy(), action["high"].numpy()),
-        )
+        try:
+            return Scaling(
+                None if obs is None else ObservationScaling(obs["mean"].numpy(), obs["std"].numpy()),
+                None if action is None else ActionRange(action["low"].numpy(), action["high"].numpy()),
+            )
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise UserError("the checkpoint does not say how observations and actions are scaled") from error
 
     @property
     def changes_nothing(self) -> bool:
