@@ -63,7 +63,7 @@ def test_what_a_command_has_no_need_of_is_not_imported() -> None:
     """Each of these costs tenths of a second and more of every start."""
     assert not {"torch", "numpy", "tyro", "rich"} & modules_after("import experiments.cli")
     light = modules_after("import experiments.runner.launch, experiments.suites")
-    assert not {"torch._dynamo", "tensorboard", "matplotlib", "minari", "imageio", "mujoco"} & light
+    assert not {"torch._dynamo", "tensorboard", "matplotlib", "minari", "mujoco"} & light
 
 
 def test_training_imports_no_compiler_and_no_plots(tmp_path: Path) -> None:
