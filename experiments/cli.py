@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
+from types import FrameType
 
 from rlzoo.errors import UserError
 from rlzoo.run.cli import run_main
+from rlzoo.run.signals import write_stderr
 
 # Command -> what it does; each is the script of that name in this folder.
 COMMANDS = {
@@ -21,6 +27,7 @@ COMMANDS = {
     "quickstart": "ARSQ and behavioural cloning from a few demonstrations, in a few minutes",
     "tasks": "list the tasks, of all suites or some: rlzoo tasks [SUITE ...]",
 }
+COMPUTING = {"train", "evaluate", "make-dataset", "benchmark", "quickstart"}
 
 
 def main() -> None:
@@ -46,14 +53,45 @@ def dispatch() -> int | None:
     if command == "train":
         return train(program, rest)
     sys.argv = [f"rlzoo {command}", *rest]
-    script: Callable[[], int] = import_module(f"experiments.{command.replace('-', '_')}").main
+    with loading(announced=command in COMPUTING and not asks_for_help(rest)):
+        script: Callable[[], int] = import_module(f"experiments.{command.replace('-', '_')}").main
     return script()
+
+
+@contextlib.contextmanager
+def loading(*, announced: bool) -> Iterator[None]:
+    """Around the imports of a command, which take seconds: Ctrl-C ends it in one line, with exit code 130.
+
+    Python's garbage collector rests meanwhile, and passes over what has been imported from then on, of which
+    nothing is ever garbage: a third of the time that importing PyTorch takes.
+    """
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        write_stderr("interrupted")
+        os._exit(128 + number)  # an exception would get lost in a half-imported extension module
+
+    if announced:
+        write_stderr("loading PyTorch")
+    previous = signal.signal(signal.SIGINT, interrupted)
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+        signal.signal(signal.SIGINT, previous)
+
+
+def asks_for_help(arguments: list[str]) -> bool:
+    """Whether a command line only asks what there is."""
+    return not arguments or not {"-h", "--help"}.isdisjoint(arguments)
 
 
 def train(program: str, arguments: list[str]) -> int:
     """`rlzoo train SUITE AGENT [flags]`."""
-    from experiments.runner import launch
-    from experiments.suites import SUITES
+    with loading(announced=not asks_for_help(arguments)):
+        from experiments.runner import launch
+        from experiments.suites import SUITES
 
     if not arguments or arguments[0] not in SUITES:
         raise UserError(f"rlzoo train SUITE AGENT [flags], where SUITE is one of {', '.join(SUITES)}")
@@ -63,7 +101,8 @@ def train(program: str, arguments: list[str]) -> int:
 
 def overview() -> str:
     """Commands, agents and benchmarks with their presets."""
-    from experiments.suites import SUITES
+    with loading(announced=False):
+        from experiments.suites import SUITES
 
     suites = {
         name: f"{len(one().tasks())} tasks, such as {one.default_task}; presets: {', '.join(one.presets)}"
@@ -79,7 +118,8 @@ def overview() -> str:
 
 def tasks(names: list[str]) -> str:
     """The tasks of the named suites, or of all."""
-    from experiments.suites import SUITES
+    with loading(announced=False):
+        from experiments.suites import SUITES
 
     if unknown := sorted(set(names) - SUITES.keys()):
         raise UserError(f"no suite called {', '.join(unknown)}; there are {', '.join(SUITES)}")

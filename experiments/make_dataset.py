@@ -34,7 +34,7 @@ from rlzoo.data.write import check_minari_name, write_d4rl, write_minari
 from rlzoo.errors import UserError
 from rlzoo.policy import Policy
 from rlzoo.replay import ReplayBuffer
-from rlzoo.run.checkpoint import load_checkpoint
+from rlzoo.run.checkpoint import best_return, load_checkpoint
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import check_writable
 from rlzoo.run.machine import resolve_device, tune_cpu
@@ -244,9 +244,11 @@ def main() -> int:
         check_minari_name(settings.minari)
     if settings.output is not None:
         check_writable(settings.output)
+        if settings.output.exists():
+            raise UserError(f"{settings.output} exists already: name another --output, or remove it first")
     checkpoints, best = sources(settings), None
     if settings.kind == "medium" and settings.expert is not None:
-        best = load_checkpoint(settings.expert / "checkpoints" / BEST_POLICY)["return"]
+        best = best_return(settings.expert / "checkpoints" / BEST_POLICY)
     task = checkpoints[0]["task"] if checkpoints else str(settings.task)
     agents = "+".join(sorted({checkpoint["agent_name"] for checkpoint in checkpoints})) or settings.kind
     episodes = record(settings, checkpoints, task)

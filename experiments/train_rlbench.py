@@ -46,6 +46,7 @@ from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
 from rlzoo.interface import Interface
 from rlzoo.run.cli import EarlyParser, run_main
+from rlzoo.run.files import expand_user
 from rlzoo.settings import Count, Settings
 from rlzoo.types import Episode, Spaces, VectorTask
 
@@ -197,8 +198,9 @@ class RLBenchSuite(Suite):
 
 def protocol_variation(dataset: Path, task: str) -> Path:
     """The folder of variation 0, which the protocol uses and the tasks run, or `dataset` if it is in none."""
+    dataset = expand_user(dataset)
     for folder in (dataset / task / "variation0", dataset / "variation0"):
-        if folder.expanduser().is_dir():
+        if folder.is_dir():
             return folder
     return dataset
 

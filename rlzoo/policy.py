@@ -93,7 +93,7 @@ class Policy:
     ) -> None:
         """Build the agent from what a checkpoint or an export holds; see `load_policy` for the errors."""
         name = about.get("agent_name")
-        if name not in agents:
+        if not isinstance(name, str) or name not in agents:
             raise UserError(f"it was trained by {name!r}, which is no agent here")
         self.interface = Interface.of_checkpoint(about)
         try:
@@ -109,7 +109,7 @@ class Policy:
             missing, unknown = self.agent.load_state_dict(dict(weights), strict=False)
             if wrong := [*(set(missing) - {"_extra_state"}), *unknown]:
                 raise ValueError(f"{sorted(wrong)[0]} is missing or surplus")
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise UserError(f"it does not fit {name}: {' '.join(str(error).split())}") from error
         self.config, self.device = config, device
         self.about = {**about, "agent_config": plain(config)}

@@ -400,7 +400,7 @@ class ReplayBuffer:
         """Put back what `state_dict` returned.
 
         Raises:
-            ValueError: if it came from a buffer of another shape.
+            ValueError: if it came from a buffer of another shape, or its counters contradict its rows.
         """
         rows = len(state["starts_in_row"])
         shapes = {name: tuple(value.shape[1:]) for name, value in state["fields"].items()}
@@ -410,13 +410,20 @@ class ReplayBuffer:
                 f"replay buffer of {rows} rows x {len(state['pending'])} lanes with {shapes} found, "
                 f"{self.rows} x {self.lanes} with {expected} expected"
             )
+        starts, written, oldest = state["starts"], state["written"], state["oldest"]
+        filled = {len(value) for value in state["fields"].values()}
+        if not (isinstance(written, int) and isinstance(oldest, int) and 0 <= oldest <= written):
+            raise ValueError(f"replay buffer with row {oldest} as the oldest of {written}")
+        if filled != {min(written, rows) * self.lanes} or int(state["starts_in_row"].sum()) != len(starts):
+            raise ValueError("replay buffer whose counters contradict its rows")
+        if len(starts) and not 0 <= int(starts.min()) <= int(starts.max()) < rows * self.lanes:
+            raise ValueError("replay buffer with transitions that begin outside of it")
         for name, storage in self._fields.items():
             storage[: len(state["fields"][name])] = state["fields"][name].to(self.storage_device)
-        starts = state["starts"]
         self._starts[: len(starts)] = starts.to(self.storage_device)
         self._starts_end = self._count = len(starts)
         self._starts_in_row[:] = state["starts_in_row"].numpy()
-        self._written, self._oldest = state["written"], state["oldest"]
+        self._written, self._oldest = written, oldest
         self._pending = state["pending"].numpy().copy()
         self._ended = state["ended"].numpy().copy()
         self._age = state["age"].numpy().copy()

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from rlzoo.agent import Agent
 from rlzoo.capture import Capture, capture, capture_sampling
 from rlzoo.errors import SimulatorFailure, UserError
 from rlzoo.evaluate import VIDEO_TAG, Evaluation, evaluate
-from rlzoo.replay import FrameStacker, ReplayBuffer, empty_batch, map_batch
-from rlzoo.run.checkpoint import load_checkpoint, save_checkpoint
-from rlzoo.run.logger import Logger
+from rlzoo.replay import FrameStacker, ReplayBuffer, empty_batch, map_batch, row_fields
+from rlzoo.run.checkpoint import best_return, save_checkpoint
+from rlzoo.run.files import WriteError
 from rlzoo.run.progress import Progress
 from rlzoo.run.signals import CutShort, StopSignal, TimedOut
-from rlzoo.run.video import encode_gif, write_video
 from rlzoo.seeding import EVALUATION, RESTART, WARMUP, derived_seed
 from rlzoo.settings import Count, CountOrZero, Fraction, NotNegative, Settings
 from rlzoo.tracker import EpisodeTracker
 from rlzoo.types import Array, Batch, BoolArray, FloatArray, Step, VectorTask
+
+if TYPE_CHECKING:  # TensorBoard's imports, of which `--help` has no need
+    from rlzoo.run.logger import Logger
 
 CHECKPOINT = "latest.pt"  # everything a run needs to go on
 BEST_POLICY = "best.pt"  # the agent alone, at its best evaluation
@@ -207,10 +211,9 @@ class Trainer:
     def _return_of_best_policy(self) -> float:
         """The return of the saved best policy, which may be newer than the checkpoint a run resumes from."""
         try:
-            best = load_checkpoint(self.run_dir / "checkpoints" / BEST_POLICY)
+            return best_return(self.run_dir / "checkpoints" / BEST_POLICY)
         except UserError:  # none yet, or a damaged one, which the next evaluation replaces
             return -math.inf
-        return float(best["return"])
 
     def start_clock(self) -> None:
         """Begin to measure time, or go on where a resumed run's checkpoint was written."""
@@ -480,6 +483,8 @@ class Trainer:
         return None
 
     def _film(self, result: Evaluation) -> None:
+        from rlzoo.run.video import encode_gif, write_video
+
         path = self.run_dir / "videos" / f"step-{self.counters.step}.mp4"
         fps = getattr(self.eval_task, "render_fps", 30.0)
         with self.stop.waiting():  # seconds, for a long episode
@@ -531,6 +536,31 @@ class Trainer:
 
     def _save(self, name: str, content: dict[str, Any]) -> None:
         save_checkpoint(self.run_dir / "checkpoints" / name, {**self.metadata, **content})
+
+    def rescue(self, error: WriteError, folder: Path) -> str:
+        """Keep what can be kept of a run that could not write a file. Returns what that is, for a message.
+
+        It is a whole checkpoint in `folder`, where the run's folder lies by now. If there is no room for one,
+        and none from before, it is the agent alone, without which nothing would be left of the run.
+
+        Raises:
+            UserError: the run is not in good health: it has numbers that are not finite.
+        """
+        self.run_dir, step = folder, self.counters.step
+        path = folder / "checkpoints" / CHECKPOINT
+        self._read_metrics()
+        self._check_weights()
+        if error.path.name != CHECKPOINT:
+            with contextlib.suppress(WriteError):
+                self._save(CHECKPOINT, {"trainer": self.state_dict()})
+                return f"the checkpoint of step {step:,} is {path}"
+        if path.exists():
+            return f"the last checkpoint is as it was: {path}"
+        try:
+            self._save(CHECKPOINT, {"agent": self.agent.state_dict(), "step": step})
+        except WriteError:
+            return "nothing could be kept of the run"
+        return f"the agent of step {step:,} is kept in {path}, from which the run cannot be resumed"
 
     def _check_weights(self) -> None:
         """Raise a UserError if a weight is not finite: a finite loss may have a gradient that is not."""
@@ -586,21 +616,34 @@ class Trainer:
         if self.joined is not None:
             self.joined.load_state_dict(state["joined"])
         if state["obs"] is not None:
+            self._check_obs(state["obs"])
             self.task.set_state(state["task"])
             self.obs = {name: value.numpy() for name, value in state["obs"].items()}
         self.stacker.frames = None if state["frames"] is None else state["frames"].numpy()
-        self.counters = Counters(**state["counters"])
-        self.metrics = {name: value.to(self.device) for name, value in state["metrics"].items()}
+        self.counters = TypeAdapter(Counters).validate_python(state["counters"])
+        self.metrics = {n: value.to(self.device).reshape(()) for n, value in state["metrics"].items()}
         for name, array in self._lane_arrays().items():
             array[:] = state["lanes"][name].numpy()
         self.tracker.tells_success = state.get("tells_success", False)
-        self.finished = [tuple(episode) for episode in state["finished"]]
-        self.evaluations = [dict(row) for row in state["evaluations"]]
+        self.finished = TypeAdapter(list[tuple[float, int]]).validate_python(state["finished"])
+        self.evaluations = TypeAdapter(list[dict[str, float]]).validate_python(state["evaluations"])
         generators = state["generators"]
         self.warmup_generator.set_state(generators["warmup"])
         torch.set_rng_state(generators["torch"])
         if generators["cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(generators["cuda"], self.device)
+
+    def _check_obs(self, obs: Mapping[str, Tensor]) -> None:
+        """Raise a ValueError unless these are observations of the task."""
+        lanes, fields = self.task.num_envs, row_fields(self.task.spaces)
+        expected = {
+            name: ((lanes, *fields[name][0]), fields[name][1])
+            for name in ("state", "pixels")
+            if name in fields
+        }
+        found = {name: (tuple(value.shape), value.dtype) for name, value in obs.items()}
+        if found != expected:
+            raise ValueError(f"observations {found} found, {expected} expected")
 
     def _lane_arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {**self.tracker.arrays(), "joining": self.joining}

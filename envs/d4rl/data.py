@@ -9,6 +9,7 @@ from envs.d4rl.tasks import find
 from rlzoo.data.download import cache_dir, download
 from rlzoo.data.hdf5 import open_hdf5
 from rlzoo.errors import UserError
+from rlzoo.run.files import expand_user
 
 
 def find_dataset(task: str, given: str | os.PathLike[str] | None = None) -> str | os.PathLike[str]:
@@ -24,10 +25,11 @@ def find_dataset(task: str, given: str | os.PathLike[str] | None = None) -> str 
     if given is not None:
         return given
     ours = cache_dir() / Path(row.url).name
-    theirs = Path(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets").expanduser() / ours.name
-    for path in (ours, theirs):
-        if path.is_file():
-            return path
+    if ours.is_file():
+        return ours
+    theirs = expand_user(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets") / ours.name
+    if theirs.is_file():
+        return theirs
     try:
         download(row.url, ours, check=_check)
     except UserError as error:

@@ -28,7 +28,7 @@ from rlzoo.data.download import cache_dir
 from rlzoo.data.hdf5 import check_shape, get_dataset, open_hdf5
 from rlzoo.data.unpickle import Record, load_pickle
 from rlzoo.errors import UserError
-from rlzoo.run.files import atomic_path
+from rlzoo.run.files import atomic_path, expand_user
 from rlzoo.types import FloatArray
 
 LOW_DIM_FILE = "low_dim_obs.pkl"
@@ -96,7 +96,7 @@ def load_rlbench(
             not match the record, a camera that was not recorded, a pickle that is damaged or asks for
             anything but arrays and RLBench's records. Nothing in the files is executed.
     """
-    source = Path(path).expanduser()
+    source = expand_user(path)
     episodes: list[Path] = []
     demonstrations: list[Demonstration] = []
     too_fast = 0
@@ -132,7 +132,7 @@ def find_episodes(path: str | os.PathLike[str], task: str | None = None) -> list
     Raises:
         UserError: there are none, or those of several tasks and `task` does not choose.
     """
-    folder = Path(path).expanduser()
+    folder = expand_user(path)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; {_LAYOUT}")
     if task is not None and (folder / task).is_dir():

@@ -20,7 +20,7 @@ from envs.rlbench.demonstrations import LOW_DIM_FILE
 from envs.rlbench.images import PLACEHOLDER_SIZE, Pixels, run_parallel
 from envs.rlbench.protocol import CAMERAS, Demonstration
 from rlzoo.errors import UserError
-from rlzoo.run.files import cannot_write
+from rlzoo.run.files import cannot_write, expand_user
 
 _ALL_CAMERAS = (*CAMERAS, "overhead")
 # Every attribute of RLBench's Observation; its reader sets some of them and expects the others to be there.
@@ -76,7 +76,7 @@ def write_rlbench(
     Raises:
         UserError: it exists already, or cannot be written.
     """
-    target = Path(root).expanduser() / task / f"variation{variation}"
+    target = expand_user(root) / task / f"variation{variation}"
     if target.exists():
         raise UserError(f"{target}: exists already and is not replaced; expected a new folder or variation")
     try:

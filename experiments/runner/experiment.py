@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from experiments.runner.suite import Suite
 from rlzoo.errors import UserError
 from rlzoo.run.cli import EarlyParser, parse_flags
 from rlzoo.run.extras import load_extra
+from rlzoo.run.files import expand_user
 from rlzoo.run.folder import CONFIG_FILE, flatten_config, plain
 from rlzoo.run.machine import resolve_device
 from rlzoo.train import TrainConfig
@@ -51,8 +52,8 @@ def parse(suite_type: type[Suite], arguments: Sequence[str], prog: str) -> Reque
     """
     suite = suite_type(arguments)
     early = EarlyParser()
-    early.add_argument("--resume", type=Path)
-    early.add_argument("--run-dir", type=Path)
+    early.add_argument("--resume", type=expand_user)
+    early.add_argument("--run-dir", type=expand_user)
     named, rest = early.parse_known_args(arguments)
     run_dir = named.run_dir
     if run_dir is not None and (run_dir / CONFIG_FILE).exists():
@@ -64,7 +65,7 @@ def parse(suite_type: type[Suite], arguments: Sequence[str], prog: str) -> Reque
         raise UserError(f"no agent called {agent!r}; {hint}")
     if named.resume is not None:
         return _resumed(suite, named.resume, agent, flags, prog)
-    early.add_argument("--config", type=Path)
+    early.add_argument("--config", type=expand_user)
     early.add_argument("--task")
     early.add_argument("--preset")
     early.add_argument("--offline", action="store_true")
@@ -115,7 +116,7 @@ def load_experiment(suite: Suite, run_dir: Path) -> tuple[str, Experiment[Any, A
     Raises:
         UserError: its configuration cannot be read, or is another benchmark's.
     """
-    config = read_config(run_dir)
+    config, path = read_config(run_dir), run_dir / CONFIG_FILE
     if config["suite"] != suite.name:
         raise UserError(f"{run_dir} is a run of {config['suite']}, not of {suite.name}")
     try:
@@ -126,22 +127,20 @@ def load_experiment(suite: Suite, run_dir: Path) -> tuple[str, Experiment[Any, A
         chosen = config.get("resolved", {}).items()
         options = {key.partition(".")[2]: value for key, value in chosen if key.startswith("options.")}
         config["options"] = {**config["options"], **options}
-        groups = {"agent": suite.agents[name].Config, "train": TrainConfig, "data": DataConfig}
-        groups["options"] = type(suite.options)
-        own = {field.name for field in dataclasses.fields(Experiment)} - {"config", "runs_dir", *groups}
-        new = {"name": None, "tags": (), "notes": "", "track": "none"}  # came after some runs
-        config = {**new, **config, "tags": tuple(config.get("tags", ()))}
-        return name, Experiment(
-            **{key: config[key] for key in own},
-            **{
-                key: pydantic.TypeAdapter(group).validate_python(config[key]) for key, group in groups.items()
-            },
-            runs_dir=Path(config["runs_dir"]),
-            config=config["config"] and Path(config["config"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        settings = {key: value for key, value in config.items() if key not in _NO_SETTINGS}
+        form = pydantic.TypeAdapter(Experiment[suite.agents[name].Config, type(suite.options)])  # type: ignore[misc]
+        return name, form.validate_python(settings)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        is_unknown = first["type"] == "unexpected_keyword_argument"
+        what = "there is no such setting" if is_unknown else first["msg"].removeprefix("Input should be ")
+        raise UserError(f"{path}: {key}: {what if is_unknown else f'expected {what}'}") from error
+    except UserError as error:  # a value out of its range, named by its flag
+        raise UserError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{run_dir / CONFIG_FILE} is not a run's configuration: {reason}") from error
+        raise UserError(f"{path} is not a run's configuration: {reason}") from error
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:
@@ -155,9 +154,9 @@ def read_config(run_dir: Path) -> dict[str, Any]:
         config = yaml.safe_load(path.read_text())
     except OSError as error:
         raise UserError(f"{run_dir} is not a run folder: {CONFIG_FILE} cannot be read") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last: nested too deeply
         raise UserError(f"{path} is not a run's configuration: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict) or "suite" not in config:
+    if not isinstance(config, dict) or not isinstance(config.get("suite"), str):
         raise UserError(f"{path} is not a run's configuration: it names no suite")
     return config
 
@@ -173,6 +172,8 @@ def _copied(
         raise UserError(f"--config {run_dir} is a run on {experiment.task}: its settings are not for {task}")
     return name, dataclasses.replace(experiment, config=run_dir)
 
+
+_NO_SETTINGS = {"suite", "agent_name", "resolved"}  # what else a run's configuration holds
 
 # What a resumed run may change; anything else would make it neither the old run nor a new one.
 CHANGEABLE = {"device", "threads", "video", "train.steps", "train.processes", "train.capture"}
@@ -197,6 +198,29 @@ def _resumed(suite: Suite, run_dir: Path, agent: str | None, flags: list[str], p
         allowed = ", ".join(sorted(map(flag, CHANGEABLE)))
         raise UserError(f"a resumed run keeps its settings: {names} cannot change (only {allowed})")
     return Request(suite, name, asked, run_dir)
+
+
+def check_kept(run_dir: Path, saved: Any, experiment: Experiment[Any, Any]) -> None:
+    """Hold the settings of a resumed run against those in its checkpoint: config.yaml may have been edited.
+
+    Raises:
+        UserError: one that cannot change is another than the run was begun with.
+    """
+    for key, old, new in _changes(saved, plain(experiment)):
+        if key not in {*CHANGEABLE, "config", "runs_dir"}:
+            raise UserError(
+                f"{run_dir / CONFIG_FILE}: {key} is {new!r}, but the run was begun with {old!r}; a resumed "
+                "run keeps its settings: put it back, or begin a new run with --config"
+            )
+
+
+def _changes(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The flat names of settings in which two runs differ, with both values; those of `old` alone count."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key, value in old.items():
+            yield from _changes(value, new.get(key), f"{name}.{key}" if name else str(key))
+    elif old != new:
+        yield name, old, new
 
 
 def flag(key: str) -> str:

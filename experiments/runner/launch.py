@@ -17,7 +17,15 @@ import torch
 from rich.console import Console
 
 from experiments.runner.data import Data, DataConfig, make_buffers, prepare
-from experiments.runner.experiment import Request, complete, default_experiment, differing, flag, parse
+from experiments.runner.experiment import (
+    Request,
+    check_kept,
+    complete,
+    default_experiment,
+    differing,
+    flag,
+    parse,
+)
 from experiments.runner.flags import Experiment
 from experiments.runner.suite import Suite
 from rlzoo.agent import Learning
@@ -26,18 +34,20 @@ from rlzoo.data.scaling import Scaling
 from rlzoo.errors import UserError
 from rlzoo.evaluate import EVALUATION_TAGS
 from rlzoo.run.checkpoint import load_checkpoint
-from rlzoo.run.files import errors_named
+from rlzoo.run.files import WriteError, errors_named
 from rlzoo.run.folder import (
     ABOUT,
+    CONFIG_FILE,
     PROJECT,
     create_run_dir,
     finish_run_info,
     flatten_config,
+    last_step,
     lock_run,
+    place_of,
     plain,
     write_run_info,
 )
-from rlzoo.run.logger import Logger
 from rlzoo.run.machine import tune_cpu
 from rlzoo.run.progress import Progress, evaluation_table, tensorboard_hint
 from rlzoo.run.signals import StopSignal
@@ -89,12 +99,12 @@ def run(request: Request) -> tuple[int, Path]:
         stop = stack.enter_context(StopSignal(at_once=True))
         checkpoint = None
         if resume is not None:
-            stack.enter_context(lock_run(resume))
-            if suite.build is None and (resume / "checkpoints" / CHECKPOINT).exists():
-                checkpoint = load_latest(resume, agent_name, asked.task)
-            elif suite.build is None:
-                print(f"{resume} has no checkpoint yet: the run starts from the beginning")
+            lock = stack.enter_context(lock_run(resume))
+            if suite.build is None:
+                checkpoint = load_latest(resume, agent_name, asked)
         experiment = complete(suite, asked)
+        if checkpoint is not None and resume is not None:
+            check_kept(resume, checkpoint.get("settings", {}), experiment)
         device = torch.device(experiment.device)
         if device.type == "cuda":
             torch.cuda.set_device(device)  # streams and graphs are made on the current device
@@ -106,9 +116,9 @@ def run(request: Request) -> tuple[int, Path]:
         else:
             trainer, warnings = suite.build(agent_name, experiment, resume, stack)
         del checkpoint  # with its replay buffer, which the trainer has a copy of
+        for line in warnings:
+            print(f"warning: {line}")
         if resume is None:
-            for line in warnings:
-                print(f"warning: {line}")
             if run_dir is None:
                 run_dir = create_run_dir(
                     experiment.runs_dir,
@@ -120,20 +130,32 @@ def run(request: Request) -> tuple[int, Path]:
                 )
             with errors_named(run_dir):
                 run_dir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock_run(run_dir))
+            lock = stack.enter_context(lock_run(run_dir))
         else:
             run_dir = resume
-        train(request, experiment, trainer, run_dir, stop)
+        train(request, experiment, trainer, run_dir, stop, lock)
     return stop.exit_code, run_dir
 
 
-def load_latest(run_dir: Path, agent_name: str, task: str) -> dict[str, Any]:
-    """The checkpoint that a run goes on from."""
+def load_latest(run_dir: Path, agent_name: str, asked: Experiment[Any, Any]) -> dict[str, Any] | None:
+    """The checkpoint that a run goes on from; None where it was killed before the first, and begins anew.
+
+    Raises:
+        UserError: it is damaged or another run's, or the run must have had one.
+    """
     path = run_dir / "checkpoints" / CHECKPOINT
+    if not path.exists():
+        reached = last_step(run_dir)
+        if reached > asked.train.checkpoint_every + asked.train.num_envs:
+            raise UserError(
+                f"no checkpoint at {path}, though the run got to step {reached:,}: it was removed"
+            )
+        print(f"{run_dir} has no checkpoint yet: the run starts from the beginning")
+        return None
     checkpoint = load_checkpoint(path)
     if "trainer" not in checkpoint:
         raise UserError(f"{path} holds a policy alone, not what a run needs to go on")
-    check_origin(checkpoint, run_dir, agent_name, task)
+    check_origin(checkpoint, run_dir, agent_name, asked.task)
     return checkpoint
 
 
@@ -229,6 +251,7 @@ def make_trainer(
             "task": experiment.task,
             "agent_config": plain(experiment.agent),
             "spaces": vars(task.spaces).copy(),
+            "settings": plain(experiment),
             **data.scaling.metadata(),
             **suite.interface(experiment.task, task).metadata(),
             **suite.metadata,
@@ -279,9 +302,19 @@ def remarks(
 
 
 def train(
-    request: Request, experiment: Experiment[Any, Any], trainer: Trainer, run_dir: Path, stop: StopSignal
+    request: Request,
+    experiment: Experiment[Any, Any],
+    trainer: Trainer,
+    run_dir: Path,
+    stop: StopSignal,
+    lock: int,
 ) -> None:
-    """Train to the end or to the first signal, and say what came of it."""
+    """Train to the end or to the first signal, and say what came of it.
+
+    `lock` is what `lock_run` returned for the run's folder.
+    """
+    from rlzoo.run.logger import Logger  # with TensorBoard, of which `--help` has no need
+
     suite, agent_name, asked, resume, _ = request
     counters = trainer.counters
     config = {"suite": suite.name, "agent_name": agent_name, **plain(asked)}
@@ -317,7 +350,14 @@ def train(
         progress.note(f"run folder {run_dir}")
         progress.note(f"{trainer.describe()}; training on {trainer.device}")
         stop.defer()
-        trainer.run(logger, progress, stop, run_dir)
+        try:
+            trainer.run(logger, progress, stop, run_dir)
+        except WriteError as error:
+            place = place_of(lock) or run_dir
+            kept = trainer.rescue(error, place)
+            if not (place / CONFIG_FILE).exists():  # the folder was removed; what is kept is to be of use
+                write_run_info(place, arguments=sys.argv, config=content, step=counters.step)
+            raise UserError(f"{error}; {kept}") from error
         if trainer.evaluations and not stop.requested:
             last = trainer.evaluations[-1]
             metrics = {"eval/return": last["eval/return"], "eval/best_return": counters.best_return}

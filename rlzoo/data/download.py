@@ -14,14 +14,18 @@ from rich.console import Console
 from rich.progress import DownloadColumn, Progress
 
 from rlzoo.errors import UserError
-from rlzoo.run.files import atomic_path
+from rlzoo.run.files import atomic_path, expand_user
 
 
 def cache_dir() -> Path:
-    """The folder for downloaded data: $RLZOO_DATA_CACHE, else the platform's cache folder."""
+    """The folder for downloaded data: $RLZOO_DATA_CACHE, else the platform's cache folder.
+
+    Raises:
+        UserError: neither is set, and there is no home folder.
+    """
     chosen = os.environ.get("RLZOO_DATA_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(chosen).expanduser() if chosen else Path(base).expanduser() / "rlzoo"
+    return expand_user(chosen) if chosen else expand_user(base) / "rlzoo"
 
 
 def download(url: str, target: Path, *, check: Callable[[Path], None], timeout: float = 30.0) -> None:

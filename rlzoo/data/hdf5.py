@@ -24,15 +24,25 @@ _MOST_COMPRESSION, _HARMLESS_BYTES = 1_100, 1 << 26
 
 @contextlib.contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading; whatever is damaged about it becomes one `UserError`."""
+    """Open an HDF5 file for reading; whatever is damaged about it becomes one `UserError`.
+
+    So does a file that another program is writing.
+    """
     try:
         # A small chunk cache: every dataset has one of its own, and each chunk is read once.
         with h5py.File(path, "r", rdcc_nbytes=1 << 20) as file:
             yield file
     except UserError:
         raise
+    except BlockingIOError as error:  # HDF5's lock
+        raise UserError(f"{path}: another program has it open for writing, expected a closed file") from error
     except Exception as error:  # a damaged type or name gets as far as Python, and fails there in any way
         reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if "already open for write" in reason:  # the mark that a writer takes away when it closes the file
+            raise UserError(
+                f"{path}: open in a program that writes it, or left so by one that ended without closing it "
+                f"(h5clear -s takes that mark away), expected a closed file"
+            ) from error
         raise UserError(f"{path}: damaged or not HDF5 ({reason}); expected a complete HDF5 file") from error
 
 

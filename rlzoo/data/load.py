@@ -17,6 +17,7 @@ from rlzoo.data.d4rl import read_d4rl
 from rlzoo.data.hdf5 import open_hdf5
 from rlzoo.data.minari import MAIN_FILE, datasets_folder, is_minari, read_minari
 from rlzoo.errors import UserError
+from rlzoo.run.files import expand_user
 from rlzoo.types import Array, Episode
 
 _FORMATS = "a D4RL HDF5 file, a Minari dataset (folder or name) or an Adroit pickle"
@@ -68,11 +69,13 @@ def load_episodes(
 
 def _find(source: str | os.PathLike[str]) -> Path:
     """The file behind a path or a Minari name."""
-    folder = datasets_folder()
-    # Path.exists raises for a name that is too long.
-    path = next(filter(os.path.exists, (Path(source).expanduser(), folder / source)), None)
-    if path is None:
-        raise UserError(f"{source}: no such file, nor a Minari dataset in {folder}; expected {_FORMATS}")
+    path = expand_user(source)
+    if not os.path.exists(path):  # Path.exists raises for a name that is too long
+        path = datasets_folder() / source
+    if not os.path.exists(path):
+        raise UserError(
+            f"{source}: no such file, nor a Minari dataset in {datasets_folder()}; expected {_FORMATS}"
+        )
     if path.is_dir():
         for main in (path / MAIN_FILE, path / "data" / MAIN_FILE):
             if main.is_file():

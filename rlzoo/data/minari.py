@@ -14,6 +14,7 @@ import numpy as np
 from rlzoo.data.d4rl import read_success
 from rlzoo.data.hdf5 import check_shape, finite, get_dataset, has_key, read_flags, read_matrix, read_vector
 from rlzoo.errors import UserError
+from rlzoo.run.files import expand_user
 from rlzoo.types import Array, Episode, FloatArray
 
 MAIN_FILE = "main_data.hdf5"
@@ -23,7 +24,7 @@ Flatten = Callable[[Mapping[str, Any]], Array]  # of arrays [n, ...] by name, or
 
 def datasets_folder() -> Path:
     """Where Minari keeps its datasets."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser()
+    return expand_user(os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets")
 
 
 def is_minari(file: h5py.File) -> bool:

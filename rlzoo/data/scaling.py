@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from rlzoo.actions import ActionRange
+from rlzoo.errors import UserError
 from rlzoo.types import Array, Episode, FloatArray, Step, VectorTask
 
 
@@ -51,12 +52,19 @@ class Scaling:
 
     @staticmethod
     def of_checkpoint(checkpoint: Mapping[str, Any]) -> Scaling:
-        """The scaling of the run that left the checkpoint (or an export's configuration, with lists)."""
+        """The scaling of the run that left the checkpoint (or an export's configuration, with lists).
+
+        Raises:
+            UserError: it is something else.
+        """
         obs, action = checkpoint.get("scaling"), checkpoint.get("action_scaling")
-        return Scaling(
-            None if obs is None else ObservationScaling(*_arrays(obs, "mean", "std")),
-            None if action is None else ActionRange(*_arrays(action, "low", "high")),
-        )
+        try:
+            return Scaling(
+                None if obs is None else ObservationScaling(*_arrays(obs, "mean", "std")),
+                None if action is None else ActionRange(*_arrays(action, "low", "high")),
+            )
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            raise UserError("the checkpoint does not say how observations and actions are scaled") from error
 
     @property
     def changes_nothing(self) -> bool:

@@ -49,3 +49,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is a PyTorch file but not an rlzoo checkpoint")
     return content
+
+
+def best_return(path: Path) -> float:
+    """The return in the checkpoint of a run's best policy.
+
+    Raises a `UserError` as `load_checkpoint` does, and where it holds none.
+    """
+    found = load_checkpoint(path).get("return")
+    if not isinstance(found, float):
+        raise UserError(f"{path} holds no return")
+    return found

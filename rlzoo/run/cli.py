@@ -13,9 +13,6 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import torch
-import tyro
-
 from rlzoo.errors import UserError
 from rlzoo.run.signals import write_stderr
 
@@ -42,7 +39,8 @@ def run_main(function: Callable[[], int | None]) -> None:
         os._exit(128 + signal.SIGPIPE)  # `sys.exit` would flush what is left to print, and complain
     except (MemoryError, RuntimeError) as error:
         # PyTorch has an exception of its own for a GPU, and only a message for the CPU.
-        gpu = isinstance(error, torch.OutOfMemoryError)
+        torch = sys.modules.get("torch")  # not imported for this: a command may not need it
+        gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
         if not (gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)):
             raise
         detail = f" ({str(error).splitlines()[0]})" if str(error) else ""
@@ -68,6 +66,8 @@ def parse_flags(form: Any, **options: Any) -> Any:
     In a `description`, every line that begins with "python" is shown as one of its own, an example to copy.
     Raises a `UserError` for an unknown flag, naming the nearest one, and for a value of the wrong type.
     """
+    import tyro
+
     shown, helped = io.StringIO(), io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     if options.get("description"):  # tyro joins lines without an empty one between them
         options["description"] = re.sub(r"\n+(?=python )", "\n\n", options["description"])

@@ -61,6 +61,14 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         tempfile.TemporaryFile(dir=path.parent).close()
 
 
+def expand_user(path: str | os.PathLike[str]) -> Path:
+    """`path` with its "~" as the home folder. Raises a `UserError` where nobody knows which that is."""
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise UserError(f"{os.fspath(path)}: no home folder is known for {Path(path).parts[0]}; set HOME")
+    return Path(expanded)
+
+
 @contextlib.contextmanager
 def errors_named(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn an `OSError` of the body into the `UserError` that `path` cannot be written."""
@@ -70,10 +78,18 @@ def errors_named(path: str | os.PathLike[str]) -> Iterator[None]:
         raise cannot_write(path, error) from error
 
 
-def cannot_write(path: str | os.PathLike[str], error: OSError) -> UserError:
+class WriteError(UserError):
+    """The file `path` could not be written: a full disk, a folder that is gone."""
+
+    def __init__(self, path: str | os.PathLike[str], message: str) -> None:
+        super().__init__(message)
+        self.path = Path(path)
+
+
+def cannot_write(path: str | os.PathLike[str], error: OSError) -> WriteError:
     """The one-line error for a file or folder that could not be written."""
     lines = (error.strerror or str(error)).splitlines()
-    return UserError(f"cannot write {os.fspath(path)}: {lines[0] if lines else type(error).__name__}")
+    return WriteError(path, f"cannot write {os.fspath(path)}: {lines[0] if lines else type(error).__name__}")
 
 
 def remove_leftovers(folder: Path) -> None:

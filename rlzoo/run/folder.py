@@ -23,6 +23,7 @@ from rlzoo.run.machine import describe_machine
 CONFIG_FILE = "config.yaml"
 INFO_FILE = "run.json"
 ABOUT = ("name", "tags", "notes")  # the settings that only say what a run is
+METRICS_FILE = "metrics.csv"
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -48,8 +49,8 @@ def create_run_dir(
 
 
 @contextlib.contextmanager
-def lock_run(run_dir: Path) -> Iterator[None]:
-    """Keep every other process from training in this folder meanwhile.
+def lock_run(run_dir: Path) -> Iterator[int]:
+    """Keep every other process from training in this folder meanwhile; for `place_of`, a descriptor of it.
 
     The lock is the operating system's: it goes with the process, however that ends. Raises a `UserError` if
     another process has it, or there is no such folder.
@@ -66,7 +67,26 @@ def lock_run(run_dir: Path) -> Iterator[None]:
             raise UserError(f"{run_dir}: another process is training this run") from error
         except OSError:  # a file system without locks, as some network ones are
             pass
-        yield
+        yield descriptor
+
+
+def place_of(descriptor: int) -> Path | None:
+    """Where an open folder lies by now; None where it was removed, or this is not Linux."""
+    try:
+        place = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+    except OSError:
+        return None
+    return place if place.is_dir() else None
+
+
+def last_step(run_dir: Path) -> int:
+    """The last step in a run's ``metrics.csv``; 0 where there is none."""
+    try:
+        lines = (run_dir / METRICS_FILE).read_text(errors="replace").splitlines()
+    except OSError:
+        return 0
+    starts = [line.partition(",")[0] for line in lines]
+    return max((int(start) for start in starts if re.fullmatch("[0-9]{1,18}", start)), default=0)
 
 
 def write_run_info(run_dir: Path, *, arguments: list[str], config: Mapping[str, Any], step: int = 0) -> None:
@@ -141,6 +161,6 @@ def _read_info(path: Path) -> dict[str, Any] | None:
     """What `path` holds, or None where there is nothing usable: that must not stop a run from going on."""
     try:
         info = json.loads(path.read_text())
-        return info if isinstance(info["sessions"], list) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return info if isinstance(info, dict) and isinstance(info["sessions"], list) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # the last: nested too deeply
         return None

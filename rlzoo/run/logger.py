@@ -8,10 +8,11 @@ import contextlib
 import csv
 import io
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -21,12 +22,16 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 from torch.utils.tensorboard.summary import text as text_summary
 
-from rlzoo.run.files import atomic_path, errors_named, remove_leftovers
-from rlzoo.run.video import Gif
+from rlzoo.errors import UserError
+from rlzoo.run.files import WriteError, atomic_path, errors_named, remove_leftovers
+from rlzoo.run.folder import METRICS_FILE
 
-METRICS_FILE = "metrics.csv"
+if TYPE_CHECKING:  # imageio, which a run that draws nothing has no need of
+    from rlzoo.run.video import Gif
+
 _HEADER = "step,tag,value\n"
 _EVENTS_PREFIX = "events.out.tfevents."
+_EVENTS_NAME = re.compile(re.escape(_EVENTS_PREFIX) + r"(\d{10})\.\d{4,}")
 _PAGE_METRICS = ("eval/return", "eval/best_return", "eval/normalized_score", "eval/success")
 
 
@@ -62,9 +67,11 @@ class Logger:
         self._metrics = _AppendedFile(metrics, new=resume_step is None)
         if resume_step is None:
             self._metrics.write(_HEADER.encode())
-        # Its name sorts after those of earlier sessions: TensorBoard reads them in that order.
-        session = len(list(run_dir.glob(f"{_EVENTS_PREFIX}*")))
-        name = f"{_EVENTS_PREFIX}{int(time.time()):010d}.{session:04d}"
+        # Its name sorts after those of earlier sessions, also where the clock has been set back since:
+        # TensorBoard reads them in that order.
+        earlier = [path.name for path in run_dir.glob(f"{_EVENTS_PREFIX}*")]
+        starts = [int(start[1]) for start in map(_EVENTS_NAME.fullmatch, earlier) if start]
+        name = f"{_EVENTS_PREFIX}{max([int(time.time()), *starts]):010d}.{len(earlier):04d}"
         self._events_file = _AppendedFile(run_dir / name, new=True)
         self._events = RecordWriter(self._events_file)
         self._add_event(file_version="brain.Event:2")
@@ -136,8 +143,12 @@ class Logger:
     def __enter__(self) -> Logger:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        try:
+            self.close()
+        except UserError:
+            if kind is None:  # else it would hide what happened first
+                raise
 
     def _add_summary(self, summary: Summary) -> None:
         self._add_event(step=self._step, summary=summary)
@@ -150,7 +161,8 @@ class _AppendedFile:
     """A file that only grows, one whole record a call.
 
     What a full disk did not take stays in the buffer and goes first should there be room later, so a record
-    is never left torn in the middle of the file.
+    is never left torn in the middle of the file. That somebody has deleted, moved or replaced it meanwhile is
+    noticed at the next call: what is written would be lost, or land elsewhere.
     """
 
     def __init__(self, path: Path, *, new: bool) -> None:
@@ -162,6 +174,14 @@ class _AppendedFile:
         with errors_named(self._path):
             self._file.write(data)
             self._file.flush()
+            try:
+                in_place = os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+            except (FileNotFoundError, NotADirectoryError):
+                in_place = False
+        if not in_place:
+            raise WriteError(
+                self._path, f"{self._path} was deleted, moved or replaced while the run was under way"
+            )
 
     def sync(self) -> None:
         self.write(b"")

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from experiments.torture import EDITS, damage
 from rlzoo.data.load import load_episodes
 from rlzoo.data.unpickle import load_pickle
 from rlzoo.errors import UserError
@@ -26,9 +27,9 @@ FUZZ = settings(
 )
 
 # Where (as a fraction of the file) and what: set a byte, flip a bit, delete, repeat or move a block, cut.
-EDITS = st.lists(
+DAMAGES = st.lists(
     st.tuples(
-        st.sampled_from(["set", "set", "set", "flip", "flip", "delete", "repeat", "move", "cut"]),
+        st.sampled_from(EDITS),
         st.floats(0, 1, exclude_max=True),
         st.floats(0, 1, exclude_max=True),
         st.integers(0, 255),
@@ -36,27 +37,6 @@ EDITS = st.lists(
     min_size=1,
     max_size=8,
 )
-
-
-def damage(data: bytes, edits) -> bytes:
-    result = bytearray(data)
-    for kind, where, other, value in edits:
-        if not result:
-            break
-        at, source = int(where * len(result)), int(other * len(result))
-        if kind == "set":
-            result[at] = value
-        elif kind == "flip":
-            result[at] ^= 1 << value % 8
-        elif kind == "delete":
-            del result[at : at + value % 16 + 1]
-        elif kind == "repeat":
-            result[at:at] = result[at : at + value]
-        elif kind == "move":
-            result[at : at + value] = result[source : source + value]
-        else:
-            del result[at:]
-    return bytes(result)
 
 
 @pytest.fixture(autouse=True)
@@ -117,14 +97,14 @@ def real_pickle() -> bytes:
 
 
 @FUZZ
-@given(edits=EDITS)
+@given(edits=DAMAGES)
 def test_real_d4rl(tmp_path, real_hdf5, edits):
     data = damage(real_hdf5, edits)
     check(tmp_path / "a.hdf5", data, state_dim=11, action_dim=3, steps=300)
 
 
 @FUZZ
-@given(edits=EDITS)
+@given(edits=DAMAGES)
 def test_real_adroit(tmp_path, real_pickle, edits):
     check(tmp_path / "a.pickle", damage(real_pickle, edits), state_dim=39, action_dim=28, steps=40)
 
@@ -139,7 +119,7 @@ def plain_hdf5(tmp_path_factory) -> bytes:
 
 
 @FUZZ
-@given(edits=EDITS)
+@given(edits=DAMAGES)
 def test_plain_d4rl(tmp_path, plain_hdf5, edits):
     check(tmp_path / "a.hdf5", damage(plain_hdf5, edits), state_dim=2, action_dim=2, steps=30)
 
@@ -162,13 +142,13 @@ def minari_hdf5(tmp_path_factory) -> bytes:
 
 
 @FUZZ
-@given(edits=EDITS)
+@given(edits=DAMAGES)
 def test_minari(tmp_path, minari_hdf5, edits):
     check(tmp_path / "main_data.hdf5", damage(minari_hdf5, edits), state_dim=2, action_dim=2, steps=15)
 
 
 @FUZZ
-@given(protocol=st.sampled_from([0, 2, 4, 5]), edits=EDITS)
+@given(protocol=st.sampled_from([0, 2, 4, 5]), edits=DAMAGES)
 def test_generated_pickles(tmp_path, protocol, edits):
     rows = counting_rows(5)
     record = {key: rows[key] for key in ("observations", "actions", "rewards")}

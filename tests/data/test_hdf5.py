@@ -83,3 +83,28 @@ def test_values_that_were_never_written_are_not_read_as_zeros(tmp_path):
         with h5py.File(path, "a") as file:
             file[name][:] = values
         assert len(load_episodes(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "another program has it open for writing"),
+        ({"libver": "latest"}, "open in a program that writes it"),
+    ],
+    ids=["locked", "single writer, many readers"],
+)
+def test_a_file_that_a_writer_holds_open_is_not_called_damaged(tmp_path, options, message):
+    path = tmp_path / "a.hdf5"
+    code = (
+        "import sys, h5py; options = eval(sys.argv[2]); file = h5py.File(sys.argv[1], 'w', **options)\n"
+        "file['observations'] = [[1.0]]\n"
+        "if options: file.swmr_mode = True\n"
+        "file.flush(); print('open', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, path, repr(options)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        try:
+            assert writer.stdout.readline() == "open\n"
+            expect_one_line(path, message, "expected a closed file")
+        finally:
+            writer.kill()

@@ -1,16 +1,24 @@
 """Recognising a file's format, and what holds for all of them."""
 
 import io
+import os
 import pickle
+import re
 import time
 import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
+from envs.d4rl.data import find_dataset
+from envs.rlbench.demonstrations import load_rlbench
 from rlzoo.actions import ActionRange
 from rlzoo.data.load import load_episodes
+from rlzoo.errors import UserError
 from tests.helpers.demo_files import adroit_record, counting_rows, expect_one_line, minari_rows, write_rows
 
 
@@ -111,3 +119,37 @@ def test_a_hundred_thousand_steps_take_a_fraction_of_a_second(tmp_path):
     episodes = load_episodes(path)
     assert len(episodes) == 100
     assert time.process_time() - start < 1  # a loop over steps takes several times that
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither HOME nor a known user, as in a container."""
+    for name in ("HOME", "XDG_CACHE_HOME", "RLZOO_DATA_CACHE", "D4RL_DATASET_DIR", "MINARI_DATASETS_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", os.fspath)  # what it does there
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_folder_data_are_found_where_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_rows(tmp_path / "a.hdf5", counting_rows(3))
+    assert len(load_episodes(path)) == 1
+    monkeypatch.setenv("RLZOO_DATA_CACHE", str(tmp_path))
+    cached = write_rows(tmp_path / "hopper_medium-v2.hdf5", counting_rows(3))
+    assert find_dataset("hopper-medium-v2") == cached
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize(
+    ("look_up", "message"),
+    [
+        (lambda: find_dataset("hopper-medium-v2"), "~/.cache: no home folder is known for ~; set HOME"),
+        (lambda: load_episodes("no/such-v0"), "~/.minari/datasets: no home folder is known for ~"),
+        (lambda: load_episodes("~/a.hdf5"), "~/a.hdf5: no home folder is known for ~"),
+        (lambda: load_rlbench("~someone/demos"), "no home folder is known for ~someone"),
+    ],
+)
+def test_without_a_home_folder_what_lies_there_is_one_line(look_up: Callable[[], Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        look_up()

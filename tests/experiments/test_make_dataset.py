@@ -157,8 +157,8 @@ def test_a_replay_that_has_lost_its_beginning_says_so(
     flags = ["80" if flag == "4000" else flag for flag in FLAGS]
     assert main(MujocoSuite, ["sac", *flags, "--steps", "200", "--runs-dir", str(tmp_path)]) == 0
     (info,) = tmp_path.rglob("run.json")
-    path = tmp_path / "replay.hdf5"
     for run, warns in ((run_dir, False), (info.parent, True)):
+        path = tmp_path / f"replay-{warns}.hdf5"
         capsys.readouterr()
         make(monkeypatch, "medium-replay", "--medium", str(run), "--output", str(path))
         assert ("warning: of the run's" in capsys.readouterr().out) == warns
@@ -233,7 +233,16 @@ def test_merged_is_one_file_after_another(task: str, tmp_path: Path, monkeypatch
         assert ours.terminated == theirs.terminated
     other = "hopper-medium-v2" if task == TASK else "halfcheetah-medium-v2"
     with pytest.raises(UserError, match="expected"):
-        make(monkeypatch, "merged", "--task", other, "--datasets", first, "--output", both)
+        make(monkeypatch, "merged", "--task", other, "--datasets", first, "--output", f"{both}.other")
+
+
+def test_an_existing_file_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make_dataset, "record", lambda *_: pytest.fail("recorded"))
+    path = tmp_path / "x.hdf5"
+    path.write_text("precious")
+    with pytest.raises(UserError, match=r"x\.hdf5 exists already: name another --output"):
+        make(monkeypatch, "random", "--task", TASK, "--steps", "10", "--output", str(path))
+    assert path.read_text() == "precious"
 
 
 def test_nothing_is_recorded_in_vain(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

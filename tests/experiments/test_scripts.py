@@ -535,7 +535,7 @@ def test_a_checkpoint_of_another_network_is_one_clear_error(tmp_path: Path) -> N
     (run_dir / "config.yaml").write_text(
         (run_dir / "config.yaml").read_text().replace("hidden:\n  - 16\n", "hidden:\n  - 8\n")
     )
-    with pytest.raises(UserError, match="does not fit this run"):
+    with pytest.raises(UserError, match=r"agent\.hidden is \[8, 16\], but the run was begun with \[16, 16\]"):
         main(MujocoSuite, ["--resume", str(run_dir)])
 
 
