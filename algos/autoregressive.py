@@ -227,9 +227,8 @@ class AdvantageNetwork(nn.Module):
             # of an exponential draw. `torch.multinomial` would wait for the device.
             shape = (len(self.positions), rows, config.bins)
             noise = torch.empty(shape, device=features.device).exponential_().log_().neg_().unbind()
-        quantile = torch.full(
-            (self.action_dim, rows), 0.5, device=features.device
-        )  # within the interval so far
+        # Where the median lies in the interval chosen so far.
+        quantile = torch.full((self.action_dim, rows), 0.5, device=features.device)
         visible = current.unbind(2)  # G of [E, B, H]
         codes = []
         for position, (level, dim) in enumerate(self.positions):

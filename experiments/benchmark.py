@@ -5,6 +5,7 @@ python experiments/benchmark.py --agents arsq --presets small --scaling
 python experiments/benchmark.py --images --agents arsq --batch-size 64
 python experiments/benchmark.py --agents --against sb3
 python experiments/benchmark.py --compare before.json after.json
+python experiments/benchmark.py --redraw results/benchmarks/AMD-EPYC.json --page results/benchmarks.md
 
 Run it while nothing else runs: where the machine was busy it says so and quotes nothing. Writes a JSON file
 with the hardware's name; --page makes a page of tables and pictures from it.
@@ -66,6 +67,7 @@ from rlzoo.types import Array, Batch, Episode, FloatArray, Spaces, Step, VectorT
 WITH_DATA = ("arsq", "cqn", "bc")  # timed on Hopper with recorded data, the others on HalfCheetah
 MOST_BUSY = 0.1  # of the cores, by others
 WIDEST_SPREAD = 0.25  # between the quartiles, of the median
+BUSY = "the machine was busy: {}; try again when it is idle (--anyway quotes the figures anyway)"
 LANES = (1, 10, 100)  # environments that an action is timed for
 # What the table on the screen shows; the file has all.
 SHOWN = ("update", "floor", "encoder", "sample", "act 1", "environments", "loop", "iteration")
@@ -96,7 +98,9 @@ class Request(Settings):
     compare: tuple[Path, Path] | None = None
     """Two JSON files to compare instead of timing anything."""
     page: Path | None = None
-    """A Markdown page to make, of --output's file where nothing is timed."""
+    """A Markdown page to make of the results and those beside them."""
+    redraw: Path | None = None
+    """Make --page of this JSON file instead of timing anything."""
     device: str = "auto"
     """auto, cpu, cuda, …"""
     threads: Count | None = None
@@ -191,8 +195,9 @@ def time_agent(request: Request, name: str, preset: str, device: torch.device, r
     with trainer_of(request, name, preset, device) as trainer:
         agent, repeats, lanes = trainer.agent, request.repeats, trainer.task.num_envs
         batch = map_batch(torch.clone, trainer._sample())
-        seen = np.repeat(trainer.obs["state"][:1], max(LANES), axis=0) if trainer.obs else None
-        assert seen is not None
+        assert trainer.obs is not None
+        obs = {name: torch.from_numpy(value).to(device) for name, value in trainer.obs.items()}
+        seen = np.repeat(trainer.obs["state"][:1], max(LANES), axis=0)
         times = {
             **time_updates(agent, batch, repeats, device, rate),
             "sample": measure(trainer._sample, repeats, device),
@@ -206,15 +211,13 @@ def time_agent(request: Request, name: str, preset: str, device: torch.device, r
                 )
                 for count in LANES
             },
-            "act": measure(
-                lambda: policy_action(agent, trainer.obs, device, deterministic=False), repeats, device
-            ),
+            "act": measure(lambda: trainer.sample_action(obs).cpu(), repeats, device),
             "environments": time_step(trainer.task, repeats),
             "loop": time_idle_loop(trainer, repeats),
             "iteration": time_loop(trainer, request.iterations),
         }
-        per = max(1, round(trainer.config.utd * lanes)) if trainer.config.utd * lanes >= 1 else 1
-        return {**times, "batch": trainer.config.batch_size, "lanes": lanes, "updates": per}
+        updates = trainer.config.utd * lanes  # per iteration
+        return {**times, "batch": trainer.config.batch_size, "lanes": lanes, "updates": updates}
 
 
 def time_updates(
@@ -404,8 +407,8 @@ def time_images(
 
 
 def time_scaling(device: torch.device) -> dict[str, dict[str, Any]]:
-    """Milliseconds of a small update by its sizes, of an iteration by environments, and updates a second by
-    seeds side by side: {what: {"x": [...], agent: [...]}}."""
+    """Milliseconds of a small update by its sizes, of ARSQ's action by positions, of a step by environments,
+    and updates a second by seeds side by side: {what: {"x": [...], line: [...]}}."""
     base = {"state_dim": 17, "action_dim": 6, "levels": 2, "bins": 7, "batch_size": 128}
     result: dict[str, dict[str, Any]] = {}
     for what, key, values in (
@@ -419,11 +422,15 @@ def time_scaling(device: torch.device) -> dict[str, dict[str, Any]]:
                 measure(small_update(name, device, **{**base, key: value}), 20, device).median
                 for value in values
             ]
+    dims = (3, 12, 42)
+    result["positions"] = {"x": [2 * dim for dim in dims]}
+    for line, sizes in (("2 x 256", {}), ("3 x 512, late prefix", {"hidden": (512,) * 3, "state_layers": 2})):
+        result["positions"][line] = [time_action(dim, sizes, device) for dim in dims]
     counts = (1, 5, 20, 80)
-    result["environments"] = {"x": list(counts), "dsac-t": []}
+    result["environments"] = {"x": list(counts), "HalfCheetah": []}
     for count in counts:
         with closing(MujocoSuite().make("HalfCheetah-v5", count)) as task:
-            result["environments"]["dsac-t"].append(time_step(task, 30).median)
+            result["environments"]["HalfCheetah"].append(time_step(task, 30).median)
     seeds = (1, 2, 4)
     result["seeds side by side"] = {"x": list(seeds), "arsq": [parallel_updates(count) for count in seeds]}
     return result
@@ -455,24 +462,43 @@ def small_update(
     return lambda: update(batch)
 
 
+def time_action(action_dim: int, sizes: dict[str, Any], device: torch.device) -> float:
+    """Milliseconds of a sampled action of ARSQ for one environment, two levels of 5 bins."""
+    settings = default_experiment(D4RLSuite(), "arsq", "door-human-v1", "small").agent
+    settings = dataclasses.replace(settings, levels=2, bins=5, **sizes)
+    agent = AGENTS["arsq"](Spaces(39, action_dim), settings, device)
+    obs = {"state": torch.randn(1, 39, device=device)}
+    return measure(lambda: agent.act(obs, deterministic=False), 50, device).median
+
+
 def parallel_updates(count: int, seconds: float = 3.0) -> float:
     """Updates a second of small ARSQ agents, one thread each, in `count` processes, all together."""
     context = multiprocessing.get_context("spawn")
-    with context.Pool(count) as pool:
-        return float(sum(pool.map(updates_per_second, [seconds] * count)))
+    barrier, results = context.Barrier(count), context.SimpleQueue()
+    workers = [
+        context.Process(target=updates_per_second, args=(seconds, barrier, results)) for _ in range(count)
+    ]
+    for worker in workers:
+        worker.start()
+    total = sum(results.get() for _ in workers)
+    for worker in workers:
+        worker.join()
+    return float(total)
 
 
-def updates_per_second(seconds: float) -> float:
-    """Updates a second in this process, with one thread."""
+def updates_per_second(seconds: float, barrier: Any, results: Any) -> None:
+    """Updates a second in this process, with one thread, once all processes are ready."""
     tune_cpu()
     torch.set_num_threads(1)
     device = torch.device("cpu")
     update = small_update("arsq", device, state_dim=11, action_dim=3, levels=2, bins=7, batch_size=128)
+    update()
+    barrier.wait()
     done, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
         update()
         done += 1
-    return done / (time.perf_counter() - started)
+    results.put(done / (time.perf_counter() - started))
 
 
 # --------------------------------------------------------------------------------------------- against SB3
@@ -545,8 +571,8 @@ def compare(before: Path, after: Path) -> Table:
     table = Table(title=f"{before.name} -> {after.name}: ms, and how many times as fast")
     for column in ("agent", "size", "part", "before", "after", "ratio"):
         table.add_column(column, justify="left" if column in ("agent", "size", "part") else "right")
-    for name in old.keys() & new.keys():
-        for preset in old[name].keys() & new[name].keys():
+    for name in [each for each in new if each in old]:
+        for preset in [each for each in new[name] if each in old[name]]:
             for part, (was, _) in ((k, v) for k, v in old[name][preset].items() if isinstance(v, list)):
                 if part in new[name][preset]:
                     now = new[name][preset][part][0]
@@ -567,12 +593,10 @@ def timings_table(timings: dict[str, dict[str, dict[str, Any]]], title: str) -> 
     return table
 
 
-def refuse_if_busy(share: float, timings: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """Raise a UserError if others used the machine before or while the timings were taken."""
+def why_busy(share: float, timings: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """What speaks against figures, or "": the share of the cores that others use, timings that spread."""
     if share > MOST_BUSY:
-        raise UserError(
-            f"others use {share:.0%} of the cores: wait until they are idle (--anyway quotes anyway)"
-        )
+        return f"others use {share:.0%} of the cores"
     wide = [
         f"{name} {preset} {part} by {value.spread:.0%}"
         for name, sizes in timings.items()
@@ -580,10 +604,7 @@ def refuse_if_busy(share: float, timings: dict[str, dict[str, dict[str, Any]]]) 
         for part, value in row.items()
         if part in ("update", "iteration") and value.spread > WIDEST_SPREAD
     ]
-    if wide:
-        raise UserError(
-            f"the machine was busy: the quartiles of {', '.join(wide)} lie apart (--anyway quotes anyway)"
-        )
+    return f"the quartiles of {', '.join(wide)} lie apart" if wide else ""
 
 
 def main() -> int:
@@ -591,9 +612,12 @@ def main() -> int:
     request: Request = parse_flags(Request, description=__doc__)
     if request.compare is not None:
         Console().print(compare(*request.compare))
+        print("ratios mean something where both runs had the same machine, and to themselves")
         return 0
-    if request.page is not None and request.output is not None and request.output.exists():
-        write_page(request.page, request.output)
+    if request.redraw is not None:
+        if request.page is None:
+            raise UserError("--redraw makes a page: name it with --page")
+        write_page(request.page, request.redraw)
         print(f"written to {request.page}")
         return 0
     tune_cpu()
@@ -607,8 +631,8 @@ def main() -> int:
     torch.set_float32_matmul_precision(request.matmul_precision)
     machine = describe_machine()
     share = busy_share()
-    if not request.anyway:
-        refuse_if_busy(share, {})
+    if (busy := why_busy(share, {})) and not request.anyway:
+        raise UserError(BUSY.format(busy))
     time_one = time_images if request.images else time_agent
     timings: dict[str, dict[str, dict[str, Any]]] = {}
     for name in request.agents:
@@ -622,9 +646,8 @@ def main() -> int:
         more["scaling"] = time_scaling(device)
     if request.against is not None:
         more["against_sb3"] = time_against_sb3(device)
-    share = max(share, busy_share())
-    if not request.anyway:
-        refuse_if_busy(share, timings)
+    if (busy := why_busy(max(share, busy_share()), timings)) and not request.anyway:
+        raise UserError(BUSY.format(busy))
     gpus = machine["hardware"]["gpus"]
     hardware = (gpus[0]["name"] if device.type == "cuda" else machine["hardware"]["cpu"]) or "unknown-cpu"
     seen = "images" if request.images else "states"
@@ -634,13 +657,15 @@ def main() -> int:
     for key, value in more.items():
         if key != "scaling":
             print(key, json.dumps(value))
-    file = f"{'images-' if request.images else ''}{hardware.replace(' ', '-')}-{threads}-threads.json"
+    part = "" if (request.agents, request.presets) == (tuple(AGENTS), ("paper", "small")) else "some-"
+    rounded = "" if request.matmul_precision == "highest" else f"-{request.matmul_precision}"
+    file = f"{part}{seen}-{hardware.replace(' ', '-')}-{threads}-threads{rounded}.json"
     output = request.output or Path("results/benchmarks") / file
     settings = {
         key: value for key, value in vars(request).items() if key not in ("output", "page", "compare")
     }
     content = {"unit": "milliseconds: [median, quartiles' distance / median]", "settings": settings}
-    content |= {"command": sys.argv, "busy_share": share, "timings": timings, **more, **machine}
+    content |= {"command": sys.argv, "busy": busy, "timings": timings, **more, **machine}
     atomic_write(output, json.dumps(content, indent=2) + "\n")
     print(f"written to {output}")
     if request.page is not None:

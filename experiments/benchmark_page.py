@@ -34,10 +34,10 @@ def write_page(page: Path, newest: Path) -> None:
         "# Benchmarks",
         "Milliseconds, medians, made by `rlzoo benchmark --page`. *Floor* is what an update's matrix "
         "products alone take at the rate that products of 512 x 512 reach in the same run, *loop* what an "
-        "iteration takes beside update, sampling, action and environments. Agents are 500 updates old and "
-        "see real data: ARSQ, CQN and BC one environment of Hopper with demonstrations, the others 20 of "
-        "HalfCheetah. Figures of different runs do not compare: the floor beside them tells how fast the "
-        "machine was.",
+        "iteration takes beside update, sampling, action and environments. Agents that see states have made "
+        "updates on real data before: ARSQ, CQN and BC one environment of Hopper with demonstrations, the "
+        "others 20 of HalfCheetah; those that see images are new and see random ones. Figures of different "
+        "runs do not compare: the floor beside them tells how fast the machine was.",
     ]
     for path in sorted(newest.parent.glob("*.json"), key=lambda each: (each != newest, each.name)):
         other = _read(path)
@@ -58,16 +58,20 @@ def write_page(page: Path, newest: Path) -> None:
             (_scaling_plot(content, stem.with_name(f"{stem.name}-scaling.png")), "how cost grows")
         )
     parts[2:2] = [f"![{text}]({os.path.relpath(path, page.parent)})" for path, text in pictures]
-    parts.append("Nothing has been measured on a GPU: the captured update, its fixed batch, sampling on the "
-                 "device and the copies between device and host are exercised by tests on tensors without "
-                 "values, not timed.")  # fmt: skip
+    if not any(_read(path)["hardware"]["gpus"] for path in newest.parent.glob("*.json")):
+        parts.append(
+            "Nothing has been measured on a GPU: the captured update and action, sampling on the device and "
+            "the copies between device and host are exercised by tests on tensors without values, not timed. "
+            "Sampling is not part of the captured graph, as the number of rows grows and joined episodes "
+            "change their share of a batch; it writes into the tensors that the graph reads."
+        )
     atomic_write(page, "\n\n".join(parts) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
-        _ = content["timings"], content["hardware"], content["settings"]
+        _ = content["timings"], content["hardware"], content["busy"], content["settings"]["matmul_precision"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a JSON file of this benchmark: {error}") from error
     return content
@@ -75,9 +79,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _title(path: Path, content: dict[str, Any]) -> str:
     hardware = content["hardware"]
-    name = hardware["gpus"][0]["name"] if hardware["gpus"] else hardware["cpu"]
-    seen = "images" if content["settings"]["images"] else "states"
-    return f"{name}, {hardware['torch_threads']} of {hardware['cores']} cores, {seen}"
+    settings = content["settings"]
+    on_gpu = hardware["gpus"] and settings["device"] != "cpu"
+    name = hardware["gpus"][0]["name"] if on_gpu else hardware["cpu"]
+    rounded = (
+        "" if settings["matmul_precision"] == "highest" else f", {settings['matmul_precision']} precision"
+    )
+    seen = "images" if settings["images"] else "states"
+    return f"{name}, {hardware['torch_threads']} of {hardware['cores']} cores, {seen}{rounded}"
 
 
 def _command(content: dict[str, Any]) -> str:
@@ -113,8 +122,8 @@ def _table(content: dict[str, Any]) -> str:
 
 def _notes(content: dict[str, Any]) -> list[str]:
     lines = []
-    if content["busy_share"] > 0.1:
-        lines.append(f"**Taken on a busy machine** (others used {content['busy_share']:.0%} of its cores).")
+    if content["busy"]:
+        lines.append(f"**Taken on a busy machine**: {content['busy']}.")
     if "start_up_cpu_s" in content:
         lines.append(
             f"Start-up (`train_mujoco.py dsac-t --help`): {content['start_up_cpu_s']:.1f} CPU seconds."
@@ -161,6 +170,7 @@ def _scaling_plot(content: dict[str, Any], path: Path) -> Path:
     panels = content["scaling"]
     figure, all_axes = plt.subplots(1, len(panels), figsize=(2.6 * len(panels), 2.6), layout="constrained")
     units = {"environments": "ms a step of all", "seeds side by side": "updates a second"}
+    units["positions"] = "ms an action"
     for axes, (what, panel) in zip(all_axes, panels.items(), strict=True):
         for agent, values in panel.items():
             if agent != "x":

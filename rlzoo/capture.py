@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -40,10 +39,10 @@ def capture_sampling(
 class Captured:
     """A function of a batch or of observations, replayed from a CUDA graph.
 
-    The first calls run eagerly on a side stream: they are real updates on real batches, so capturing costs
-    no update and leaves no trace in the agent. All inputs must have the shapes of the first. One that is
-    handed over every time, filled anew, is read where it lies; others are copied. The result is overwritten
-    by the next call.
+    The first calls run eagerly on a side stream: they count like all others, so capturing leaves no trace in
+    the agent. All inputs must have the shapes of the first. A caller either fills the same tensors anew for
+    every call, which are then read where they lie, or hands over others every time, which are copied. The
+    result is overwritten by the next call.
     """
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
@@ -70,10 +69,7 @@ class Captured:
 
     def _warm_up(self, inputs: Any) -> Any:
         self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream), warnings.catch_warnings():
-            # Adam's step counter lives on the device for the capture to come; PyTorch advises against that
-            # while it sees none.
-            warnings.filterwarnings("ignore", ".*capturable", UserWarning)
+        with torch.cuda.stream(self.stream):
             result = self.function(inputs)
         torch.cuda.current_stream().wait_stream(self.stream)
         return result

@@ -24,6 +24,7 @@ from rlzoo.evaluate import VIDEO_TAG, Evaluation, evaluate
 from rlzoo.replay import FrameStacker, ReplayBuffer, empty_batch, map_batch, row_fields
 from rlzoo.run.checkpoint import best_return, save_checkpoint
 from rlzoo.run.files import WriteError
+from rlzoo.run.machine import trim_memory
 from rlzoo.run.progress import Progress
 from rlzoo.run.signals import CutShort, StopSignal, TimedOut
 from rlzoo.seeding import EVALUATION, RESTART, WARMUP, derived_seed
@@ -533,6 +534,8 @@ class Trainer:
             self._restart(self.task, failure)
             state = self.state_dict()
         self._save(CHECKPOINT, {"trainer": state})
+        del state
+        trim_memory()  # a copy of the buffers
 
     def _save(self, name: str, content: dict[str, Any]) -> None:
         save_checkpoint(self.run_dir / "checkpoints" / name, {**self.metadata, **content})

@@ -15,9 +15,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from algos import AGENTS
 from algos.arsq import ARSQ, ARSQConfig
-from algos.sac import SAC, SACConfig
 from envs.gym import make as gym_tasks
 from rlzoo.agent import Agent, Update
 from rlzoo.errors import SimulatorFailure, UserError
@@ -655,17 +656,38 @@ def test_settings_out_of_range_are_refused(field: str, value: float) -> None:
         dataclasses.replace(CONFIG, **{field: value})
 
 
+class Reads(TorchDispatchMode):
+    """Counts the operations for which a GPU's host would wait: their result depends on values."""
+
+    waiting = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: collections.Counter[str] = collections.Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        has_mask = name.startswith("index") and any(
+            isinstance(each, Tensor) and each.dtype == torch.bool
+            for indices in args[1:2]
+            for each in (indices if isinstance(indices, list | tuple) else (indices,))
+        )
+        if name.startswith(self.waiting) or has_mask:
+            self.names[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", AGENTS)
 def test_nothing_but_actions_comes_back_from_the_device_between_two_logs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU whatever reads a tensor's value waits for all that was asked of it before."""
     task = gym_tasks.make("Pendulum-v1", 2)
     spaces = task.spaces
     torch.manual_seed(0)
-    agent = SAC(spaces, SACConfig(hidden=(8,)), CPU)
-    config = dataclasses.replace(
-        CONFIG, num_envs=2, warmup_steps=4, utd=1.0, log_every=10**9, eval_every=10**9
-    )
+    agent = AGENTS[name](spaces, AGENTS[name].Config(hidden=(8, 8)), CPU)
+    never = {"log_every": 10**9, "eval_every": 10**9}
+    config = dataclasses.replace(CONFIG, num_envs=2, warmup_steps=4, utd=1.0, **never)
     buffer = ReplayBuffer(spaces, capacity=1000, lanes=2, device=CPU, discount=0.99)
     trainer = Trainer(agent, task, task, config, replay=buffer, device=CPU, seed=0)
     with Logger(tmp_path) as logger, Progress(1, "") as progress:
@@ -674,20 +696,43 @@ def test_nothing_but_actions_comes_back_from_the_device_between_two_logs(
         for _ in range(5):
             trainer._iterate()
         read: collections.Counter[str] = collections.Counter()
-        for name in ("cpu", "numpy", "item", "tolist", "__bool__", "__float__", "__int__", "__index__"):
-            original = getattr(torch.Tensor, name)
+        for method in ("cpu", "numpy", "tolist", "__bool__", "__float__", "__int__", "__index__"):
+            original = getattr(torch.Tensor, method)
 
-            def counted(*arguments: Any, name: str = name, original: Any = original) -> Any:
-                read[name] += 1
+            def counted(*arguments: Any, method: str = method, original: Any = original) -> Any:
+                read[method] += 1
                 return original(*arguments)
 
-            monkeypatch.setattr(torch.Tensor, name, counted)
-        for _ in range(20):
-            trainer._iterate()
-            trainer._after_step()
+            monkeypatch.setattr(torch.Tensor, method, counted)
+        with Reads() as reads:
+            for _ in range(20):
+                trainer._iterate()
+                trainer._after_step()
         monkeypatch.undo()
     assert trainer.counters.online_updates >= 40
     assert read == {"cpu": 20, "numpy": 20}
+    assert not reads.names
+
+
+def test_batches_lie_in_the_same_tensors_every_time(tmp_path: Path) -> None:
+    """Which a captured update reads; what is written there is what a buffer samples by itself."""
+    trainer, joined = make_goals_trainer(dataclasses.replace(CONFIG, batch_size=12, n_step=2))
+    train(trainer, tmp_path)
+    first = trainer._sample()
+    assert trainer._sample() is first
+    assert len(joined) > 0
+    trainer.replay.generator.manual_seed(3)
+    alone = trainer.replay.sample(4)
+    trainer.replay.generator.manual_seed(3)
+    part = map_batch(lambda tensor: tensor[8:], first)
+    trainer.replay.sample(4, part)
+    for one, other in zip(_flat(alone), _flat(part), strict=True):
+        assert torch.equal(one, other)
+    assert part.obs["pixels"].data_ptr() == first.obs["pixels"][8:].data_ptr()
+
+
+def _flat(batch: Batch) -> list[Tensor]:
+    return [each for part in batch for each in (part.values() if isinstance(part, dict) else (part,))]
 
 
 # ---- Signals in mid-step and in evaluations --------------------------------------------------------------

@@ -48,7 +48,7 @@ from rlzoo.run.folder import (
     plain,
     write_run_info,
 )
-from rlzoo.run.machine import tune_cpu
+from rlzoo.run.machine import trim_memory, tune_cpu
 from rlzoo.run.progress import Progress, evaluation_table, tensorboard_hint
 from rlzoo.run.signals import StopSignal
 from rlzoo.run.track import wandb_mirror
@@ -116,6 +116,7 @@ def run(request: Request) -> tuple[int, Path]:
         else:
             trainer, warnings = suite.build(agent_name, experiment, resume, stack)
         del checkpoint  # with its replay buffer, which the trainer has a copy of
+        trim_memory()
         for line in warnings:
             print(f"warning: {line}")
         if resume is None:

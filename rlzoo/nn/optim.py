@@ -73,7 +73,7 @@ class Adam:
         """Put back what `state_dict` returned, on a device of any kind.
 
         Raises:
-            RuntimeError: if it came from parameters of other shapes.
+            RuntimeError, ValueError: if it came from parameters of other shapes, or another number of them.
         """
         self.steps.copy_(state["steps"])
         for own, saved in ((self.means, state["means"]), (self.squares, state["squares"])):

@@ -11,7 +11,7 @@ import torch
 from rlzoo.errors import UserError
 from rlzoo.run.files import atomic_path
 
-FORMAT = "rlzoo checkpoint 1"
+FORMAT = "rlzoo checkpoint 2"
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -47,7 +47,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged file can fail the readers in any way there is
         raise UserError(f"{path} is not a checkpoint, or a damaged one") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path} is a PyTorch file but not an rlzoo checkpoint")
+        raise UserError(f"{path} is a PyTorch file but not a checkpoint of this version of rlzoo")
     return content
 
 

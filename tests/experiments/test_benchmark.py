@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from experiments import benchmark
-from experiments.benchmark import Measured, refuse_if_busy
+from experiments.benchmark import Measured, why_busy
 from rlzoo.errors import UserError
 
 QUICK = ["--device", "cpu", "--updates", "2", "--repeats", "2", "--iterations", "10", "--batch-size", "8"]
@@ -79,9 +79,24 @@ def test_nothing_is_quoted_of_a_busy_machine(tmp_path: Path, monkeypatch: pytest
         run(monkeypatch, "--agents", "sac", "--output", str(output))
     assert not output.exists()
     steady, wide = Measured(5.0, 0.1), Measured(5.0, 0.6)
-    refuse_if_busy(0.02, {"sac": {"small": {"update": steady, "iteration": steady}}})
-    with pytest.raises(UserError, match="sac small iteration by 60%"):
-        refuse_if_busy(0.02, {"sac": {"small": {"update": steady, "iteration": wide}}})
+    assert why_busy(0.02, {"sac": {"small": {"update": steady, "iteration": steady}}}) == ""
+    assert "sac small iteration by 60%" in why_busy(
+        0.02, {"sac": {"small": {"update": steady, "iteration": wide}}}
+    )
+
+
+@pytest.mark.usefixtures("without_start_up")
+def test_figures_of_a_busy_machine_are_marked_where_they_are_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "busy_share", lambda: 0.43)
+    output, page = tmp_path / "timings.json", tmp_path / "page.md"
+    run(monkeypatch, "--agents", "bc", "--presets", "small", "--anyway", "--output", str(output))
+    run(monkeypatch, "--redraw", str(output), "--page", str(page))
+    assert "**Taken on a busy machine**: others use 43% of the cores." in page.read_text()
+    (tmp_path / "older.json").write_text('{"timings": {}, "hardware": {}, "settings": {}}')
+    with pytest.raises(UserError, match=r"older\.json is not a JSON file of this benchmark"):
+        run(monkeypatch, "--redraw", str(output), "--page", str(page))
 
 
 def test_two_files_are_compared_part_by_part(
