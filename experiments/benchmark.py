@@ -307,6 +307,9 @@ class IdleTask:
     def receive(self) -> Step:
         return self.step
 
+    def get_state(self) -> list[Any]:
+        return []
+
 
 def time_idle_loop(trainer: Trainer, repeats: int) -> Measured:
     """What an iteration costs beside update, sampling, action and environments."""

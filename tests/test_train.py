@@ -776,7 +776,7 @@ def test_an_evaluation_is_given_up_for_a_signal_and_made_again(
     train(straight, tmp_path / "straight")
     stopped = make_trainer(film=film)
     if film:
-        monkeypatch.setattr("rlzoo.train.write_video", lambda *_, **__: (signalled(), time.sleep(60)))
+        monkeypatch.setattr("rlzoo.run.video.write_video", lambda *_, **__: (signalled(), time.sleep(60)))
     else:
         stopped.eval_task = Scripted(2, 5, signalled, length=length)
     with StopSignal() as stop:

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,13 +21,15 @@ from torch import Tensor, nn
 from rlzoo.agent import Agent, AgentConfig, Update
 from rlzoo.nn.mlp import Activation
 from rlzoo.run.extras import load_extra
-from rlzoo.run.logger import Logger
 from rlzoo.run.progress import Progress
 from rlzoo.run.signals import StopSignal
 from rlzoo.settings import Count, CountOrZero, Finite, NotNegative, Positive, Rate, Widths
 from rlzoo.settings import Fraction as Share
 from rlzoo.train import TrainConfig, Trainer
 from rlzoo.types import Spaces, VectorTask
+
+if TYPE_CHECKING:
+    from rlzoo.run.logger import Logger  # which imports TensorBoard
 
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,

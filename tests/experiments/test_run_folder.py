@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from experiments.runner.policy import load_agent, read_run
 
 from experiments.runner.launch import main
 from experiments.train_mujoco import MujocoSuite
 from rlzoo.errors import UserError
+from rlzoo.policy import load_policy
 from rlzoo.run import checkpoint as checkpoints
 from rlzoo.run.checkpoint import load_checkpoint, save_checkpoint
 from rlzoo.train import Trainer
@@ -276,8 +276,7 @@ def test_a_finished_run_on_a_full_disk_keeps_its_agent(tmp_path: Path, disk: Cal
     (latest,) = tmp_path.rglob("latest.pt")
     assert "No space left on device" in str(caught.value)
     assert f"the agent of step 240 is kept in {latest}, from which the run cannot be" in str(caught.value)
-    spaces = Spaces(state_dim=10, action_dim=2)
-    load_agent(read_run(latest.parents[1], "latest.pt"), spaces, torch.device("cpu"))
+    load_policy(latest.parents[1]).check_fits(Spaces(state_dim=10, action_dim=2))
     with pytest.raises(UserError, match="holds a policy alone"):
         resume(latest.parents[1])
 

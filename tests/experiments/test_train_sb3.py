@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import os
 import signal
@@ -16,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from experiments.runner.policy import load_agent, read_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from envs.gym import make as gym_tasks
@@ -27,6 +25,7 @@ from experiments.runner.launch import main
 from experiments.runner.sb3 import SB3_AGENTS, make_model
 from experiments.train_sb3 import SB3Suite
 from rlzoo.errors import UserError
+from rlzoo.policy import load_policy
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.seeding import EVALUATION, derived_seed
 from rlzoo.train import TrainConfig
@@ -231,12 +230,12 @@ def test_the_baselines_are_as_dsac_ts_paper_ran_them(agent: str) -> None:
 
 
 def test_an_agent_of_another_shape_is_not_loaded(runs: dict[str, Path]) -> None:
-    checkpoint = read_run(runs["sb3-ddpg"], "latest.pt")
+    policy = load_policy(runs["sb3-ddpg"], agents=SB3_AGENTS)
     task = gym_tasks.make("Hopper-v5", 1)
-    with pytest.raises(UserError, match="does not fit Reacher-v5"):
-        load_agent(checkpoint, task.spaces, CPU)
+    with pytest.raises(UserError, match="Reacher-v5 has"):
+        policy.check_fits(task.spaces)
     task.close()
-    assert dataclasses.is_dataclass(load_agent(checkpoint, Spaces(10, 2), CPU).config)
+    policy.check_fits(Spaces(10, 2))
 
 
 @pytest.mark.learning

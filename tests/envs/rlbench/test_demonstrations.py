@@ -28,7 +28,7 @@ from envs.rlbench.protocol import (
 )
 from envs.rlbench.write import write_rlbench
 from rlzoo.errors import UserError
-from tests.data.test_fuzz_loaders import EDITS, attempt, damage
+from tests.data.test_fuzz_loaders import DAMAGES, attempt, damage
 from tests.helpers.demo_files import real_file
 from tests.helpers.rlbench_fakes import FAKES, forget
 
@@ -416,13 +416,13 @@ def short_record(tmp_path_factory) -> bytes:
 
 
 @FUZZ
-@given(edits=EDITS)
+@given(edits=DAMAGES)
 def test_damaged_records(tmp_path, short_record, edits):
     check_damaged(tmp_path / "episode0", damage(short_record, edits), 6)
 
 
 @settings(FUZZ, max_examples=50)
-@given(edits=EDITS, number=st.integers(0, 2))
+@given(edits=DAMAGES, number=st.integers(0, 2))
 def test_damaged_real_records(tmp_path, edits, number):
     path = real_file(f"rlbench/reach_target/variation0/episodes/episode{number}/low_dim_obs.pkl")
     check_damaged(tmp_path / "episode0", damage(path.read_bytes(), edits), 70)
