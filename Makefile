@@ -3,6 +3,8 @@
 # make lint    ruff check, ruff format, mypy
 
 PYTHON ?= python3
+# Of pytest: a process per core; each must keep to one thread to gain from it.
+PYTEST_FLAGS ?= -n auto
 # Of experiments/quickstart.py: which dataset, how many updates.
 TRAIN_FLAGS ?=
 VENV := .venv
@@ -15,7 +17,7 @@ train: $(VENV)/installed
 	$(BIN)/python experiments/quickstart.py $(TRAIN_FLAGS)
 
 test: setup
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 lint: setup
 	$(BIN)/ruff check .
