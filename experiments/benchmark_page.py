@@ -58,6 +58,11 @@ def write_page(page: Path, newest: Path) -> None:
             (_scaling_plot(content, stem.with_name(f"{stem.name}-scaling.png")), "how cost grows")
         )
     parts[2:2] = [f"![{text}]({os.path.relpath(path, page.parent)})" for path, text in pictures]
+    if (newest.parent / "earlier").is_dir():
+        parts.append(
+            f"[Earlier files]({os.path.relpath(newest.parent / 'earlier', page.parent)}) are of this benchmark's "
+            "forerunner and of code before these."
+        )
     if not any(_read(path)["hardware"]["gpus"] for path in newest.parent.glob("*.json")):
         parts.append(
             "Nothing has been measured on a GPU: the captured update and action, sampling on the device and "

@@ -42,7 +42,8 @@ def test_timings_become_a_file_and_a_page(tmp_path: Path, monkeypatch: pytest.Mo
             "loop",
             "iteration",
         }
-        assert {part for part, value in row.items() if isinstance(value, list)} == parts
+        timed = {part for part, value in row.items() if isinstance(value, list)}
+        assert timed - {"update with denormals"} == parts  # that is timed with one thread only
         assert all(row[part][0] > 0 for part in parts)
         assert row["iteration"][0] > row["loop"][0]
     assert content["hardware"]["cores"] >= 1

@@ -217,7 +217,7 @@ def test_settings_without_effect_are_named(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_weights_that_are_not_finite_end_the_run_with_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the policy's distribution became not finite"):
+    with pytest.raises(UserError, match="became not finite"):
         train("sb3-ppo", tmp_path, "--agent.learning-rate", "1e30", "--agent.max-grad-norm", "1e30")
 
 

@@ -60,7 +60,7 @@ def test_truncated_file(tmp_path: Path, kept: int) -> None:
 def test_foreign_files(tmp_path: Path) -> None:
     path = tmp_path / "foreign.pt"
     torch.save({"model": torch.zeros(3)}, path)
-    with pytest.raises(UserError, match="not an rlzoo checkpoint"):
+    with pytest.raises(UserError, match="not a checkpoint of this version"):
         load_checkpoint(path)
     path.write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(UserError, match="not a checkpoint"):
