@@ -60,8 +60,8 @@ def write_page(page: Path, newest: Path) -> None:
     parts[2:2] = [f"![{text}]({os.path.relpath(path, page.parent)})" for path, text in pictures]
     if (newest.parent / "earlier").is_dir():
         parts.append(
-            f"[Earlier files]({os.path.relpath(newest.parent / 'earlier', page.parent)}) are of this benchmark's "
-            "forerunner and of code before these."
+            f"[Earlier files]({os.path.relpath(newest.parent / 'earlier', page.parent)}) are of this "
+            "benchmark's forerunner and of code before these."
         )
     if not any(_read(path)["hardware"]["gpus"] for path in newest.parent.glob("*.json")):
         parts.append(
