@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from rlzoo.errors import UserError
 from rlzoo.run.files import atomic_write, errors_named
+from rlzoo.run.signals import SIGNALS
 
 LOG_FILE = "output.log"  # what a run prints, in its folder
 HANDLE_FILE = "job.json"  # by what name Slurm knows a run, in its folder
@@ -388,7 +389,11 @@ def ray_task(command: list[str], log: str, folder: str) -> int:
 
 
 def _end_with_parent() -> None:
-    """Between fork and exec: a run whose worker is killed must not go on beside its successor."""
+    """Between fork and exec: a run whose worker is killed must not go on beside its successor.
+
+    It hears its signals even where whoever started the cluster had blocked them.
+    """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl.h
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 

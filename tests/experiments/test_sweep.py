@@ -548,7 +548,7 @@ def test_ctrl_c_lets_runs_on_ray_write_their_checkpoints(tmp_path: Path) -> None
     finally:
         cluster.shutdown()
     assert process.returncode == 130, output
-    assert len(list(tmp_path.glob("*/stopped"))) == 2
+    assert len(list(tmp_path.glob("*/stopped"))) == 2, output
 
 
 @pytest.mark.learning
