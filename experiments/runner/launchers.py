@@ -353,6 +353,7 @@ class Ray:
     def submit(self, jobs: Sequence[Job]) -> None:
         """Hand tasks to the cluster."""
         for job in jobs:
+            stop_file(job.log).unlink(missing_ok=True)
             self._tasks[job] = self._task.remote(job.command, str(job.log), os.getcwd())
 
     def attach(self, job: Job) -> bool:
@@ -371,19 +372,25 @@ class Ray:
             return 1
 
     def stop(self, job: Job) -> None:
-        """Interrupt the task."""
-        self._ray.cancel(self._tasks[job])
+        """Let the task end its run; one that has not begun is cancelled."""
+        stop_file(job.log).touch()
+        if not job.log.exists():
+            self._ray.cancel(self._tasks[job])
+
+
+def stop_file(log: Path) -> Path:
+    """The file that tells a task on Ray to end its run: an interrupt of Ray's own may cut its wait short."""
+    return log.with_name(log.name + ".stop")
 
 
 def ray_task(command: list[str], log: str, folder: str) -> int:
     """Train, as a process of its own, within a worker of Ray. Returns the exit code."""
     environment = {**os.environ, **ONE_THREAD}
+    told = stop_file(Path(folder, log))
     process = _start(command, Path(folder, log), cwd=folder, env=environment, preexec_fn=_end_with_parent)
-    try:
-        # In steps: Ray's way to interrupt a task does not wake it.
-        while process.poll() is None:
-            time.sleep(0.2)
-    except KeyboardInterrupt:
+    while process.poll() is None and not told.exists():
+        time.sleep(0.2)
+    if process.poll() is None:
         process.terminate()
     return process.wait()
 
