@@ -42,7 +42,6 @@ from algos import AGENTS
 from envs.panda import env as panda
 from envs.rlbench.protocol import ACTION_DIM, CAMERAS, FRAME_STACK, IMAGE_SIZE, Images
 from experiments.benchmark_page import write_page
-from experiments.quickstart import DATASET
 from experiments.runner.experiment import default_experiment
 from experiments.runner.launch import build
 from experiments.train_d4rl import D4RLSuite
@@ -64,6 +63,7 @@ from rlzoo.settings import Count, CountOrZero, Settings
 from rlzoo.train import Trainer
 from rlzoo.types import Array, Batch, Episode, FloatArray, Spaces, Step, VectorTask
 
+DATASET = Path(__file__).resolve().parents[1] / "results/datasets/hopper-demos.hdf5"
 WITH_DATA = ("arsq", "cqn", "bc")  # timed on Hopper with recorded data, the others on HalfCheetah
 MOST_BUSY = 0.1  # of the cores, by others
 WIDEST_SPREAD = 0.25  # between the quartiles, of the median

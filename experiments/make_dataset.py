@@ -5,6 +5,7 @@ python experiments/make_dataset.py expert --expert RUN --output hopper-expert.hd
 python experiments/make_dataset.py medium --medium RUN2 --expert RUN --output hopper-medium.hdf5
 python experiments/make_dataset.py medium-replay --medium RUN2 --output hopper-medium-replay.hdf5
 python experiments/make_dataset.py medium-expert --medium RUN2 --expert RUN --minari hopper/mixed-v0
+python experiments/make_dataset.py planner --task maze2d-umaze-v1 --noise 0.5 --output maze2d-umaze.hdf5
 python experiments/make_dataset.py merged --task Hopper-v4 --datasets a.hdf5 b.hdf5 --output both.hdf5
 
 RUN is the folder of a run that learned for long; RUN2 one that was stopped at a third of its return:
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 import tyro
 
+from envs.d4rl.planner import MazePlanner
 from experiments.runner.suite import Suite
 from experiments.suites import PLAYABLE
 from experiments.train_d4rl import D4RLSuite
@@ -44,7 +46,7 @@ from rlzoo.tracker import EpisodeTracker
 from rlzoo.train import BEST_POLICY, CHECKPOINT, TrainConfig
 from rlzoo.types import Array, Episode, FloatArray, Spaces, VectorTask
 
-Kind = Literal["random", "medium", "medium-replay", "expert", "medium-expert", "merged"]
+Kind = Literal["random", "medium", "medium-replay", "expert", "medium-expert", "planner", "merged"]
 Act = Callable[[dict[str, Array]], FloatArray]  # observations [N, ...] -> actions [N, A] in [-1, 1]
 MEDIUM_SHARE = 1 / 3  # of the expert's return, D4RL's definition of "medium" (arXiv 2004.07219, section 5)
 
@@ -55,10 +57,10 @@ class Request(Settings):
 
     kind: tyro.conf.Positional[Kind]
     """random: uniform actions. medium, expert: the policy of that run. medium-expert: half of each.
-    medium-replay: all that the medium run had in its replay buffer when it ended. merged: the episodes of
-    --datasets, one file after another."""
+    medium-replay: all that the medium run had in its replay buffer when it ended. planner: for Maze2D, paths
+    to places drawn at random, as D4RL has it. merged: the episodes of --datasets, one file after another."""
     task: str | None = None
-    """Needed for random and merged alone; the runs know theirs, and another is refused."""
+    """Needed for random, planner and merged alone; the runs know theirs, and another is refused."""
     datasets: tuple[str, ...] = ()
     """The files to merge, in any format that train_d4rl.py reads; actions in the task's own bounds."""
     expert: Path | None = None
@@ -70,7 +72,8 @@ class Request(Settings):
     num_envs: Count = 10
     """Environments stepped side by side."""
     noise: NotNegative | None = None
-    """Standard deviation of noise on the best action, in units of [-1, 1]; None: sample, as D4RL does."""
+    """Standard deviation of noise on the best action, in units of [-1, 1]; None: sample, as D4RL does
+    (planner: none)."""
     seed: Seed = 1
     """Decides how episodes start, and what is sampled."""
     device: str = "cpu"
@@ -82,7 +85,12 @@ class Request(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        special = {"random": ["task"], "merged": ["task", "datasets"], "medium-replay": ["medium"]}
+        special = {
+            "random": ["task"],
+            "planner": ["task"],
+            "merged": ["task", "datasets"],
+            "medium-replay": ["medium"],
+        }
         needs = special.get(self.kind, self.kind.split("-"))
         missing = [f"--{name}" for name in needs if not getattr(self, name)]
         if missing:
@@ -91,7 +99,7 @@ class Request(Settings):
         idle = [name for name in ("datasets", "expert", "medium") if getattr(self, name) and name not in uses]
         if idle:
             raise UserError(f"{self.kind} has no use for {' and '.join(f'--{name}' for name in idle)}")
-        if self.noise is not None and self.kind in special:
+        if self.noise is not None and self.kind in special and self.kind != "planner":
             raise UserError(f"{self.kind} has no use for --noise: no policy acts")
         if self.output is None and self.minari is None:
             raise UserError("nothing to write: give --output FILE, --minari NAME or both")
@@ -187,7 +195,7 @@ def sources(settings: Request) -> list[dict[str, Any]]:
         UserError: one is missing or damaged, or they are of different tasks.
     """
     found = []
-    runless = settings.kind in ("random", "merged")
+    runless = settings.kind in ("random", "planner", "merged")
     for level in [] if runless else settings.kind.removesuffix("-replay").split("-"):
         run = settings.medium if level == "medium" else settings.expert
         assert run is not None
@@ -213,16 +221,16 @@ def record(settings: Request, checkpoints: list[dict[str, Any]], task: str) -> l
         with closing(suite.make(task, 1)) as copies:
             files = [suite.load_data(task, source, copies.spaces) or [] for source in settings.datasets]
         return [episode for episodes in files for episode in episodes]
-    if settings.kind == "random":
+    if settings.kind in ("random", "planner"):
         with closing(suite.make(task, settings.num_envs)) as copies:
-            generator = np.random.default_rng(settings.seed)
-            size = (copies.num_envs, copies.spaces.action_dim)
-            return roll_out(
-                copies,
-                lambda obs: generator.uniform(-1, 1, size).astype(np.float32),
-                steps=settings.steps,
-                seed=settings.seed,
-            )
+            act: Act
+            if settings.kind == "planner":
+                act = MazePlanner(task, settings.num_envs, noise=settings.noise or 0.0, seed=settings.seed)
+            else:
+                generator = np.random.default_rng(settings.seed)
+                size = (copies.num_envs, copies.spaces.action_dim)
+                act = lambda obs: generator.uniform(-1, 1, size).astype(np.float32)  # noqa: E731
+            return roll_out(copies, act, steps=settings.steps, seed=settings.seed)
     if settings.kind == "medium-replay":
         with closing(suite.make(task, 1)) as copies:
             return replayed(checkpoints[0], copies.spaces)

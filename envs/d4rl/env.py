@@ -115,6 +115,18 @@ def _turned_map(task: D4RLTask) -> Array:
     return np.flipud(grid) if task.family is ANTMAZE else np.rot90(grid)
 
 
+def maze2d_cells(task: str) -> Array:
+    """Centres [k, 2] of the free cells of a Maze2D, in D4RL's frame.
+
+    Raises:
+        UserError: the task is another.
+    """
+    row = find(task)
+    if row.family is not MAZE2D:
+        raise UserError(f"{task} is no maze2d")
+    return np.argwhere(np.rot90(_turned_map(row), -1) == 0).astype(np.float64)
+
+
 class _Maze(gym.Wrapper[Array, Any, Any, Any]):
     """A maze of gymnasium-robotics in D4RL's frame, reward 1 within 0.5 of the goal."""
 
@@ -192,7 +204,7 @@ class _Maze2D(_Maze):
         turned = _turned_map(task)
         # D4RL's positions are relative to the ball's first one, 0.2 past the centre of cell (0, 0).
         self._origin = maze.maze.cell_rowcol_to_xy(np.array((len(turned) - 1, 0))) + 0.2
-        self._starts = np.argwhere(np.rot90(turned, -1) == 0).astype(np.float64)  # [k, 2], the free cells
+        self._starts = maze2d_cells(task.name)
         name, _, reward = task.variant.partition("-")
         self._goal = np.array(_MAZE2D_GOALS[name], np.float64)
         self._is_dense = reward == "dense"

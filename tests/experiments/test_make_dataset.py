@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from envs.gym import make as gym_tasks
-from experiments import make_dataset
+from experiments import make_dataset, quickstart
 from experiments.runner.launch import main
 from experiments.train_mujoco import MujocoSuite
 from rlzoo.data.load import load_episodes
@@ -283,3 +283,17 @@ def test_nothing_is_recorded_in_vain(run_dir: Path, tmp_path: Path, monkeypatch:
 def test_bad_input_is_one_clear_line(flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=message):
         make(monkeypatch, *flags)
+
+
+def test_the_planner_records_the_wandering_demonstrations_of_make_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "maze.hdf5"
+    flags = ["--task", "maze2d-medium-v1", "--noise", "0.5", "--steps", "1200", "--num-envs", "2"]
+    make(monkeypatch, "planner", *flags, "--output", str(path))
+    with h5py.File(path) as file, h5py.File(quickstart.DATASET) as kept:
+        assert file["metadata/kind"][()] == kept["metadata/kind"][()] == b"planner"
+        assert file["observations"].shape == (1200, 4)
+        assert kept["observations"].shape == (24_000, 4)
+        for data in (file, kept):  # no less than half of the actions are as strong as can be
+            assert 0.5 < np.mean(np.abs(data["actions"][:]) > 0.999) < 0.9

@@ -553,18 +553,17 @@ def test_a_resumed_run_keeps_its_settings(tmp_path: Path) -> None:
 def test_quickstart_ends_with_the_data_and_both_agents_in_one_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--bc-updates", "10", "--arsq-updates", "10", "--runs-dir", str(tmp_path)]
+    flags = ["--bc-updates", "10", "--arsq-steps", "10", "--runs-dir", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["quickstart.py", *flags])
     assert quickstart.main() == 0
-    table = capsys.readouterr().out.rpartition("return and normalised score")[2]
-    assert [line.split("│")[1].strip() for line in table.splitlines() if "│" in line] == [
-        "data",
-        "bc",
-        "arsq",
-    ]
+    output = capsys.readouterr().out
+    assert output.startswith(quickstart.INTRODUCTION)
+    rows = [line.split("│")[1].partition(":")[0].strip() for line in output.splitlines() if "│" in line]
+    assert rows[-3:] == ["the demonstrations", "BC", "ARSQ"]
+    assert str(tmp_path / "curves.png") in output
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert f"tensorboard --logdir {os.path.relpath(tmp_path)}" in output
     assert {run.agent for run in find_runs([tmp_path])} == {"arsq", "bc"}
-    episodes = load_episodes(quickstart.DATASET, state_dim=11, action_dim=3)
-    assert np.mean([episode.episode_return for episode in episodes]) > 1500
     assert quickstart.DATASET.stat().st_size < 5e6
 
 
