@@ -293,7 +293,7 @@ def test_the_planner_records_the_wandering_demonstrations_of_make_train(
     make(monkeypatch, "planner", *flags, "--output", str(path))
     with h5py.File(path) as file, h5py.File(quickstart.DATASET) as kept:
         assert file["metadata/kind"][()] == kept["metadata/kind"][()] == b"planner"
-        assert file["observations"].shape == (1200, 4)
+        assert len(file["observations"]) in (1200, 1800)  # whole episodes of 600 steps
         assert kept["observations"].shape == (24_000, 4)
         for data in (file, kept):  # no less than half of the actions are as strong as can be
             assert 0.5 < np.mean(np.abs(data["actions"][:]) > 0.999) < 0.9
