@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import json
 import multiprocessing
@@ -41,6 +42,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from algos import AGENTS
 from envs.panda import env as panda
 from envs.rlbench.protocol import ACTION_DIM, CAMERAS, FRAME_STACK, IMAGE_SIZE, Images
+from experiments import export
 from experiments.benchmark_page import write_page
 from experiments.runner.experiment import default_experiment
 from experiments.runner.launch import build
@@ -52,6 +54,7 @@ from rlzoo.capture import capture
 from rlzoo.errors import UserError
 from rlzoo.evaluate import policy_action
 from rlzoo.nn.images import augment
+from rlzoo.policy import Policy
 from rlzoo.replay import ReplayBuffer, empty_batch, map_batch
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import atomic_write
@@ -215,6 +218,7 @@ def time_agent(request: Request, name: str, preset: str, device: torch.device, r
             "environments": time_step(trainer.task, repeats),
             "loop": time_idle_loop(trainer, repeats),
             "iteration": time_loop(trainer, request.iterations),
+            **time_exported(trainer),
         }
         updates = trainer.config.utd * lanes  # per iteration
         return {**times, "batch": trainer.config.batch_size, "lanes": lanes, "updates": updates}
@@ -270,6 +274,24 @@ def time_loop(trainer: Trainer, iterations: int) -> Measured:
     with contextlib.redirect_stdout(io.StringIO()):
         measured = measure(block, 10, trainer.device, warmup=1)
     return Measured(measured.median / max(1, iterations // 10), measured.spread)
+
+
+def time_exported(trainer: Trainer) -> dict[str, Measured]:
+    """One observation by the policy that `rlzoo.load_policy` gives and by its ONNX model, on one CPU thread.
+
+    Without what `rlzoo export` needs, nothing.
+    """
+    if any(importlib.util.find_spec(name) is None for name in export.NEEDED):
+        return {}
+    agent = {"agent": trainer.agent.state_dict(), "step": trainer.counters.step}
+    policy = Policy.of_checkpoint({**trainer.metadata, **agent}, torch.device("cpu"))
+    inputs = export.as_tensors(export.random_observations(policy, 3, seed=0))
+    model = export.to_onnx(export.Graph(policy), inputs, ["action", "unit_action"])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    onnx, eager = export.time_both(export.session(model.SerializeToString()), policy)
+    torch.set_num_threads(threads)
+    return {"policy": Measured(eager, 0.0), "ONNX": Measured(onnx, 0.0)}
 
 
 class IdleAgent(Agent):

@@ -17,6 +17,7 @@ from rlzoo.errors import UserError
 from rlzoo.run.files import atomic_write
 
 _COLUMNS = ("update", "floor", "act 1", "act 10", "act 100", "sample", "environments", "loop", "iteration")
+_EXPORTED = ("policy", "ONNX")
 _IMAGE_COLUMNS = ("update", "floor", "encoder", "augment", "sample", "act 1", "environments")
 # What an iteration's time goes to, from the bottom of a bar up.
 _SHARES = ("environments", "act", "sample", "loop", "floor", "rest of the update")
@@ -36,8 +37,10 @@ def write_page(page: Path, newest: Path) -> None:
         "products alone take at the rate that products of 512 x 512 reach in the same run, *loop* what an "
         "iteration takes beside update, sampling, action and environments. Agents that see states have made "
         "updates on real data before: ARSQ, CQN and BC one environment of Hopper with demonstrations, the "
-        "others 20 of HalfCheetah; those that see images are new and see random ones. Figures of different "
-        "runs do not compare: the floor beside them tells how fast the machine was.",
+        "others 20 of HalfCheetah; those that see images are new and see random ones. "
+        "*Policy* is one observation through `rlzoo.load_policy`, *ONNX* through the exported model, both on "
+        "one thread. Figures of different runs do not compare: the "
+        "floor beside them tells how fast the machine was.",
     ]
     for path in sorted(newest.parent.glob("*.json"), key=lambda each: (each != newest, each.name)):
         other = _read(path)
@@ -111,6 +114,8 @@ def _table(content: dict[str, Any]) -> str:
     columns = _IMAGE_COLUMNS if content["settings"]["images"] else _COLUMNS
     if any("update with denormals" in row for sizes in content["timings"].values() for row in sizes.values()):
         columns = (columns[0], "update with denormals", *columns[1:])
+    if any("ONNX" in row for sizes in content["timings"].values() for row in sizes.values()):
+        columns = (*columns, *_EXPORTED)
     lines = [
         f"| agent | size | batch | envs | {' | '.join(columns)} | update / floor |",
         f"| --- | --- |{' --- |' * (len(columns) + 3)}",

@@ -3,9 +3,10 @@
 python experiments/export.py RUN_DIR hopper/
 python experiments/export.py RUN_DIR hopper/ --checkpoint best --greedy median
 
-`rlzoo.load_policy("hopper/")` plays them in PyTorch; any ONNX runtime plays model.onnx, whose metadata say
-what goes in and comes out. In both, observations and actions are in the task's own units. Nothing is written
-before the ONNX model has been compared with PyTorch on random observations.
+`rlzoo.load_policy("hopper/")` plays them in PyTorch (agents of Stable-Baselines3 with `agents=PLAYABLE` of
+experiments.suites); any ONNX runtime plays model.onnx, whose metadata say what goes in and comes out. In
+both, observations and actions are in the task's own units. Nothing is written before the ONNX model has been
+compared with PyTorch on random observations.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from experiments.suites import PLAYABLE
 from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
 from rlzoo.policy import CONFIG_FILE, WEIGHTS_FILE, Policy, load_policy
@@ -138,12 +140,18 @@ def to_onnx(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporter's remarks on what it skips and on packages that nothing here needs."""
+    """Without the exporter's remarks on what it skips and on packages that nothing here needs.
+
+    Nor do distributions check their arguments' values, as in Stable-Baselines3's policies: no graph can.
+    """
     logging.disable(logging.WARNING)
+    checked = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
+        torch.distributions.Distribution.set_default_validate_args(checked)
         logging.disable(logging.NOTSET)
 
 
@@ -333,6 +341,15 @@ def milliseconds(act: Callable[[], Any]) -> float:
     return 1000 * float(np.median(times[20:]))
 
 
+def time_both(run: Run, policy: Policy) -> tuple[float, float]:
+    """Milliseconds of one observation, by the ONNX model and by PyTorch."""
+    inputs = random_observations(policy, 1, seed=0)
+    observation = {"state": inputs["state"]}
+    if "frames" in inputs:
+        observation["pixels"] = inputs["frames"][:, 0]
+    return milliseconds(lambda: run(**inputs)), milliseconds(lambda: policy.act(observation))
+
+
 def main() -> int:
     """Export, and say what was checked and how fast both are."""
     settings = parse_flags(Request, description=__doc__)
@@ -340,7 +357,9 @@ def main() -> int:
         raise UserError(f"rlzoo export needs {', '.join(missing)}: pip install 'rlzoo[export]'")
     tune_cpu()
     torch.set_num_threads(1)
-    policy = load_policy(settings.run, checkpoint=settings.checkpoint, greedy=settings.greedy)
+    policy = load_policy(
+        settings.run, checkpoint=settings.checkpoint, greedy=settings.greedy, agents=PLAYABLE
+    )
     output = settings.output
     if output.is_dir() and any(output.iterdir()) and not (output / CONFIG_FILE).exists():
         raise UserError(f"{output} holds something else than an export: name another folder")
@@ -355,12 +374,7 @@ def main() -> int:
     logits = "" if check.logits is None else f"logits on forced prefixes within {check.logits:.1e}, "
     ties = f", but for {check.ties} at ties" if check.ties else ""
     print(f"checked on {check.rows} observations: {logits}actions within {check.action:.1e}{ties}")
-    inputs = random_observations(policy, 1, seed=0)
-    observation = {"state": inputs["state"]}
-    if "frames" in inputs:
-        observation["pixels"] = inputs["frames"][:, 0]
-    run, written = session(str(output / MODEL_FILE)), load_policy(output)
-    times = milliseconds(lambda: run(**inputs)), milliseconds(lambda: written.act(observation))
+    times = time_both(session(str(output / MODEL_FILE)), load_policy(output, agents=PLAYABLE))
     print(f"one observation, one thread: {times[0]:.2f} ms in onnxruntime, {times[1]:.2f} ms in PyTorch")
     return 0
 

@@ -72,18 +72,12 @@ PAPER: dict[str, dict[str, Any]] = {
     },
 }
 
-# Narrow networks and small batches for two CPU cores (ours).
+# For two CPU cores (ours). ARSQ and CQN as wide as in the paper, since narrow networks learn less from more
+# steps; the prefix enters ARSQ's last hidden layer alone, which costs two fifths, and CQN has fewer atoms.
+# The steps are those within which the paper's curves come to rest.
 SMALL: dict[str, dict[str, Any]] = {
-    "arsq": {
-        "batch_size": 128,
-        "agent.hidden": (256, 256),
-        "agent.activation": "relu",
-        "agent.lr": 1e-3,
-        "agent.act_with": "target",
-        "agent.tau": 0.001,
-        "agent.td_weight": 0.01,
-    },
-    "cqn": {"batch_size": 128, "agent.hidden": (256, 256), "agent.lr": 1e-3, "agent.atoms": 21},
+    "arsq": {"steps": 60_000, "eval_every": 2_500, "agent.state_layers": 2},
+    "cqn": {"steps": 30_000, "eval_every": 2_500, "agent.atoms": 21},
     "bc": {"batch_size": 256},
     # 100,000 iterations of 20 steps, as the runs in results/data/mujoco.
     "dsac-t": {"steps": 2_000_000},

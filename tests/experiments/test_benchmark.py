@@ -41,6 +41,8 @@ def test_timings_become_a_file_and_a_page(tmp_path: Path, monkeypatch: pytest.Mo
             "environments",
             "loop",
             "iteration",
+            "policy",
+            "ONNX",
         }
         timed = {part for part, value in row.items() if isinstance(value, list)}
         assert timed - {"update with denormals"} == parts  # that is timed with one thread only

@@ -18,11 +18,12 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from envs.gym import make as gym_tasks
-from experiments import evaluate
+from experiments import evaluate, export
 from experiments.compare import find_runs
 from experiments.runner.experiment import parse
 from experiments.runner.launch import main
 from experiments.runner.sb3 import SB3_AGENTS, make_model
+from experiments.suites import PLAYABLE
 from experiments.train_sb3 import SB3Suite
 from rlzoo.errors import UserError
 from rlzoo.policy import load_policy
@@ -94,6 +95,18 @@ def test_the_policy_is_rebuilt_and_plays_the_last_evaluation_again(
     with output.open() as file:
         returns = [float(row["return"]) for row in csv.DictReader(file)]
     assert np.mean(returns) == pytest.approx(evaluations[-1]["eval/return"], abs=1e-2)
+
+
+@pytest.mark.parametrize("agent", SB3_AGENTS)
+def test_the_policy_is_exported(agent: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    policy = load_policy(runs[agent], agents=PLAYABLE)
+    assert export.export(policy, tmp_path).action < 1e-4
+    inputs = export.random_observations(policy, 7, seed=3)
+    (action,) = export.session(str(tmp_path / "model.onnx"))(**inputs)
+    written = load_policy(tmp_path, agents=PLAYABLE)
+    np.testing.assert_allclose(action, written.act(inputs["state"]), atol=1e-4)
+    assert np.ptp(action) > 0
 
 
 def test_compare_and_the_settings_of_a_run_see_no_difference(runs: dict[str, Path]) -> None:

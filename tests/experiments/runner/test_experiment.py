@@ -53,11 +53,12 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_flags_go_over_the_preset_that_is_named() -> None:
     paper, small = asked(D4RLSuite, "arsq"), asked(D4RLSuite, "arsq", "--preset", "small")
     assert (paper.agent.hidden, paper.train.batch_size, paper.preset) == ((512, 512, 512), 512, "paper")
-    assert (small.agent.hidden, small.train.batch_size, small.preset) == ((256, 256), 128, "small")
+    assert (small.agent.state_layers, small.train.steps, small.preset) == (2, 60_000, "small")
+    assert (small.agent.hidden, small.train.batch_size) == (paper.agent.hidden, paper.train.batch_size)
     # What a preset leaves open stays the task's.
     assert small.agent.levels == paper.agent.levels == 2
     both = asked(D4RLSuite, "arsq", "--preset", "small", "--batch-size", "64")
-    assert (both.agent.hidden, both.train.batch_size) == ((256, 256), 64)
+    assert (both.agent.state_layers, both.train.batch_size) == (2, 64)
 
 
 def test_a_preset_reaches_the_benchmarks_own_flags() -> None:
