@@ -224,11 +224,11 @@ class _Walk:
             return ["bytes", self._bytes(value)]
         if isinstance(value, np.generic) and not value.dtype.hasobject:
             return ["scalar", dtype_to_descr(value.dtype), self._bytes(value.tobytes())]
-        if isinstance(value, enum.Enum) and _find_class(kind.__module__, kind.__qualname__) is kind:
-            return ["enum", kind.__module__, kind.__qualname__, value.name]
-        if isinstance(value, tuple) and _find_class(kind.__module__, kind.__qualname__) is kind:
+        if isinstance(value, enum.Enum) and _find_class(_module(kind), kind.__qualname__) is kind:
+            return ["enum", _module(kind), kind.__qualname__, value.name]
+        if isinstance(value, tuple) and _find_class(_module(kind), kind.__qualname__) is kind:
             items = [self.ref(item, f"{path}[{i}]", owner) for i, item in enumerate(value)]
-            return ["named tuple", kind.__module__, kind.__qualname__, *items]
+            return ["named tuple", _module(kind), kind.__qualname__, *items]
         if _draws(value):
             return _DRAWN
         return self._seen.get(id(value)) or self._meet(value, path, owner)
@@ -321,12 +321,12 @@ class _Walk:
         if kind is types.CellType:
             return ["cell"], self._entries(_cell_contents(value, path), owner)
         if _is_plain(kind):
-            if is_new and _find_class(kind.__module__, kind.__qualname__) is not kind:
+            if is_new and _find_class(_module(kind), kind.__qualname__) is not kind:
                 raise _CannotKeep(kind.__name__)
             hidden = _NOT_STATE if isinstance(value, gym.Env) else ()
             attributes = sorted(_attributes(value).items())
             items = ((name, item, f"{path}.{name}") for name, item in attributes if name not in hidden)
-            return ["instance", kind.__module__, kind.__qualname__], self._entries(items, owner)
+            return ["instance", _module(kind), kind.__qualname__], self._entries(items, owner)
         return ["opaque"], [("pickle", _fingerprint(value), {})]
 
     def _describe_array(
@@ -487,7 +487,7 @@ class _Restoration:
 
     def _fill_instance(self, value: Any, recipe: list[Any], entries: list[Any]) -> None:
         kind = type(value)
-        if [kind.__module__, kind.__qualname__] != recipe[1:]:
+        if [_module(kind), kind.__qualname__] != recipe[1:]:
             raise ValueError(f"{recipe[-1]} found, {kind.__qualname__} expected")
         gone = set(_attributes(value)).difference(_NOT_STATE if isinstance(value, gym.Env) else ())
         for name, ref in entries:
@@ -598,10 +598,16 @@ _FILL: dict[str, Callable[[_Restoration, Any, list[Any], list[Any]], None]] = {
 # ---- Classes and generators -------------------------------------------------------------------------------
 
 
+def _module(kind: type) -> str:
+    """The module of a class; "" for one that was made in C without, as SWIG's are."""
+    name = getattr(kind, "__module__", None)
+    return name if isinstance(name, str) else ""
+
+
 @functools.cache
 def _is_plain(kind: type) -> bool:
     """Whether the attributes of its instances are all there is: no part of the class is written in C."""
-    if kind.__module__.partition(".")[0] in sys.stdlib_module_names:  # files, processes, threads
+    if _module(kind).partition(".")[0] in sys.stdlib_module_names:  # files, processes, threads
         return kind is types.SimpleNamespace
     heap_type = 1 << 9
     return all(
@@ -612,7 +618,7 @@ def _is_plain(kind: type) -> bool:
 
 @functools.cache
 def _is_drawing(kind: type) -> bool:
-    return any(f"{kind.__module__}.".startswith(f"{module}.") for module in _DRAWING)
+    return any(f"{_module(kind)}.".startswith(f"{module}.") for module in _DRAWING)
 
 
 def _draws(value: Any) -> bool:
@@ -627,7 +633,7 @@ def _find_class(module: str, name: str) -> Any:
     for part in name.split("."):
         # Not `getattr`, for which a module may define a function.
         found = vars(found).get(part) if isinstance(found, (types.ModuleType, type)) else None
-    is_class = isinstance(found, type) and found.__module__ == module and not hasattr(found, "__del__")
+    is_class = isinstance(found, type) and _module(found) == module and not hasattr(found, "__del__")
     return found if is_class and (_is_plain(found) or issubclass(found, (enum.Enum, tuple))) else None
 
 

@@ -590,6 +590,24 @@ def Counted():  # noqa: N802
     return Mean(Views())
 
 
+@pytest.mark.parametrize("name", ["LunarLanderContinuous-v3", "BipedalWalker-v3"])
+def test_box2d_begins_a_new_episode_and_wrappers_statistics_survive(name, capsys):
+    """Its classes, made by SWIG, have not even a module."""
+    pytest.importorskip("Box2D")
+    made = [gym.wrappers.NormalizeObservation(gym.make(name)) for _ in range(2)]
+    old, new = (GymVectorTask(name, [lambda env=env: env]) for env in made)
+    old.reset(1)
+    last = play(old, zeros(old, 30))[-1]
+    new.set_state(saved_and_loaded(old.get_state()))
+    assert capsys.readouterr().err.startswith(f"warning: {name}: a checkpoint cannot keep ")
+    cut, *_ = play(new, zeros(new, 2))
+    np.testing.assert_array_equal(cut.obs["state"], last.obs["state"])
+    assert (cut.reward[0], cut.truncated[0]) == (0, True)
+    assert made[1].obs_rms.count > made[0].obs_rms.count > 30
+    old.close()
+    new.close()
+
+
 def test_a_state_can_be_taken_again_before_the_cut_episode_has_ended(capsys):
     old, new, third = (GymVectorTask("t", [partial(Mean, Engine())]) for _ in range(3))
     old.reset(1)
