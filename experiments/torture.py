@@ -163,10 +163,12 @@ class Disturbed:
         self.number += 1
         code: int | None = None
         while code != 0:
+            self.log.touch()
+            before = self.log.stat().st_size
             child = self.start()
             code = ended(child, draw.uniform(0, 1.3 * self.duration))
             if code is None:
-                begun = self.run_dir() is not None
+                begun = b"run folder" in self.log.read_bytes()[before:]
                 os.kill(child, number)
                 code = ended(child, HANG)
                 outcome.counts[signal.Signals(number).name] += 1
@@ -174,7 +176,7 @@ class Disturbed:
                 kill(child)
                 outcome.faults.append(f"{self.name}: hangs after {signal.Signals(number).name}; {self.log}")
                 return
-            # Before training a signal may end the process in any way.
+            # Before training, also that of a resumed run, a signal may end the process in any way.
             if code != 0 and code != (-number if number == signal.SIGKILL or not begun else 128 + number):
                 if not begun and code == 128 + number:
                     continue

@@ -22,6 +22,8 @@ import pydantic
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from algos import AGENTS  # the one import upwards: an agent is built by its name
 from rlzoo.agent import Agent
@@ -60,14 +62,17 @@ def load_policy(
         UserError: there is nothing of the kind, it is damaged, or an agent that is not known here left it.
     """
     path = Path(path)
-    if (path / CONFIG_FILE).is_file():
+    exported = (path / CONFIG_FILE).is_file()
+    if exported:
         about, weights = _read_export(path)
     elif (path / "checkpoints").is_dir():
         about, weights = _split(load_checkpoint(path / "checkpoints" / f"{checkpoint}.pt"))
     else:
         raise UserError(f"{path} is neither a run folder (with checkpoints/) nor an export ({CONFIG_FILE})")
     try:
-        return Policy(about, weights, torch.device(device), greedy=greedy, agents=agents)
+        return Policy(
+            about, weights, torch.device(device), greedy=greedy, agents=agents, acting_alone=exported
+        )
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -90,8 +95,12 @@ class Policy:
         *,
         greedy: str | None = None,
         agents: Mapping[str, type[Agent]] = AGENTS,
+        acting_alone: bool = False,
     ) -> None:
-        """Build the agent from what a checkpoint or an export holds; see `load_policy` for the errors."""
+        """Build the agent from what a checkpoint, or an export (`acting_alone`), holds.
+
+        See `load_policy` for the errors.
+        """
         name = about.get("agent_name")
         if not isinstance(name, str) or name not in agents:
             raise UserError(f"it was trained by {name!r}, which is no agent here")
@@ -107,6 +116,8 @@ class Policy:
             self.scaling = Scaling.of_checkpoint(about)
             self.agent: Agent = agents[name](self.spaces, config, device)
             missing, unknown = self.agent.load_state_dict(dict(weights), strict=False)
+            if acting_alone:
+                missing = []
             if wrong := [*(set(missing) - {"_extra_state"}), *unknown]:
                 raise ValueError(f"{sorted(wrong)[0]} is missing or surplus")
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -190,19 +201,50 @@ class Policy:
             raise UserError(f"the policy is for {self.spaces}, and {self.about['task']} has {spaces}")
 
     def save(self, folder: Path, others: Mapping[str, bytes] | None = None) -> None:
-        """Write ``model.safetensors``, all of the agent's networks, ``config.json``, all else, and `others`.
+        """Write ``model.safetensors``, the networks that act, ``config.json``, all else, and `others`.
+
+        Critics and targets are left out where no action depends on them.
 
         Raises:
             UserError: a file cannot be written; all that were there are then as they were.
         """
-        state = self.agent.state_dict()
-        tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, Tensor)}
-        weights = safetensors.torch.save(tensors)
-        about = {"format": FORMAT, **self.about, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+        weights = safetensors.torch.save(self._acting_weights())
+        digest = hashlib.sha256(weights).hexdigest()
+        about = {"format": FORMAT, **self.about, "weights_sha256": digest}
         config = json.dumps(plain(about), indent=2, ensure_ascii=False) + "\n"
         with contextlib.ExitStack() as stack:
             for name, data in {**(others or {}), WEIGHTS_FILE: weights, CONFIG_FILE: config.encode()}.items():
                 stack.enter_context(atomic_path(folder / name)).write_bytes(data)
+
+    def _acting_weights(self) -> dict[str, Tensor]:
+        """The agent's parameters and buffers that its actions, sampled or not, are computed from."""
+        obs = {"state": torch.zeros(1, self.spaces.state_dim, device=self.device)}
+        if self.spaces.pixels is not None:
+            obs["pixels"] = torch.zeros(1, *self.spaces.pixels, dtype=torch.uint8, device=self.device)
+        with torch.random.fork_rng(), _Reads() as reads:
+            for deterministic in (True, False):
+                self.agent.act(obs, deterministic=deterministic)
+        tensors = [
+            (name, value) for name, value in self.agent.state_dict().items() if isinstance(value, Tensor)
+        ]
+        return {name: value.contiguous() for name, value in tensors if _memory(value) in reads.memory}
+
+
+class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Remembers the memory of all tensors that operations are given."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.memory: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = tree_leaves((args, kwargs))
+        self.memory |= {_memory(value) for value in given if isinstance(value, Tensor)}
+        return func(*args, **(kwargs or {}))
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _split(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:

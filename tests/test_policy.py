@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import rlzoo
@@ -125,8 +126,25 @@ def test_what_was_saved_acts_alike(name: str, spaces: Spaces, tmp_path: Path) ->
     low, high = np.array([-1.5, 0, 1]), np.array([1.5, 1, 5])  # `INTERFACE.limits`
     assert ((action >= low) & (action <= high)).all()
     assert np.ptp(action, axis=0).max() > 0.01
-    torch.manual_seed(1)
-    assert not np.array_equal(policy.act(obs, deterministic=False), action)
+    sampled = []
+    for each in (policy, loaded):
+        each.reset()
+        torch.manual_seed(1)
+        sampled.append(each.act(obs, deterministic=False))
+    assert np.array_equal(*sampled)
+    assert not np.array_equal(sampled[0], action)
+
+
+@pytest.mark.parametrize(("name", "left_out"), [("sac", "critic"), ("arsq", "value"), ("cqn", "")])
+def test_networks_that_no_action_depends_on_are_not_saved(name: str, left_out: str, tmp_path: Path) -> None:
+    policy = small(name, SPACES)
+    policy.save(tmp_path)
+    saved = set(safetensors.torch.load_file(tmp_path / "model.safetensors"))
+    known = set(policy.agent.state_dict())
+    assert saved < known
+    assert any(left_out in each for each in known)
+    if left_out:
+        assert not any(left_out in each for each in saved)
 
 
 def test_the_units_are_mapped_one_after_another() -> None:
