@@ -37,8 +37,8 @@ class AutoregressiveConfig(AgentConfig):
     """alpha of exp(A_t / alpha)."""
     order: Literal["level", "dimension"] = "level"
     """Codes by level, coarse first, or by dimension (ablation)."""
-    autoregressive: bool = True
-    """Off: codes of one level do not see each other (ablation)."""
+    conditioning: Literal["full", "levels", "dimensions", "none"] = "full"
+    """A code sees all before it, coarser levels', its own level's or none (ablation)."""
     greedy: Literal["mode", "median"] = "mode"
     """The deterministic action's codes: most likely, or median."""
     trunk: Literal["shared", "separate"] = "shared"
@@ -58,13 +58,24 @@ class AutoregressiveConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.order == "dimension" and not self.autoregressive:
-            raise UserError("--agent.no-autoregressive needs --agent.order level: only there do levels begin")
+        if self.order == "dimension" and self.conditioning != "full":
+            setting = f"--agent.conditioning {self.conditioning}"
+            raise UserError(f"{setting} needs --agent.order level: only there do levels begin")
         if self.state_layers >= len(self.hidden):
             layers = f"the {len(self.hidden)} hidden layers, through one of which the prefix enters"
             raise UserError(f"--agent.state-layers is {self.state_layers}, expected less than {layers}")
         if self.state_layers and self.trunk == "separate":
             raise UserError("--agent.state-layers needs --agent.trunk shared: separate trunks share no layer")
+
+    @property
+    def sees_levels(self) -> bool:
+        """Whether a code sees those of coarser levels (coarse-to-fine conditioning)."""
+        return self.conditioning in ("full", "levels")
+
+    @property
+    def sees_dimensions(self) -> bool:
+        """Whether a code sees those of its own level that come before it (dimension conditioning)."""
+        return self.conditioning in ("full", "dimensions")
 
     @property
     def greedy_rules(self) -> tuple[str, ...]:
@@ -75,9 +86,11 @@ class AdvantageNetwork(nn.Module):
     """Normalised advantages A_t(s, a_<t, .), E independent networks evaluated together.
 
     Position t sees the state's features and a prefix: for each dimension the centre of the interval chosen
-    so far, 0 before any choice. It enters at hidden layer k = `state_layers`, counted from 0 (the paper's):
-    what comes before depends on the state alone and is computed once per row, not once per position. So is
-    layer k's product with what comes before, and each position's head computes its own N logits only.
+    so far, 0 before any choice. Without coarser levels (`conditioning`) it is the interval of the position's
+    own level, as if that were the only one. The prefix enters at hidden layer k = `state_layers`, counted
+    from 0 (the paper's): what comes before depends on the state alone and is computed once per row, not once
+    per position. So is layer k's product with what comes before, and each position's head computes its own N
+    logits only.
 
     Parameters, G = 1 trunk (or T separate ones): ``weights[l]`` [E, G, in, out], of which ``weights[k]`` has
     the rows of the state's part above those of the prefix; ``biases[l]`` [E, G, 1, out]; ``head_weight``
@@ -85,6 +98,7 @@ class AdvantageNetwork(nn.Module):
     """
 
     visible: Tensor  # [P, D], how many levels of each dimension are chosen, for each distinct prefix
+    level: Tensor  # [P], that of each distinct prefix
     code_index: Tensor  # [T], where position t's code lies in the flattened codes [L * D]
     offsets: Tensor  # [L, N, 1], how far a level's code moves its dimension's centre
 
@@ -106,10 +120,12 @@ class AdvantageNetwork(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
         self.positions = position_order(config, action_dim)
         trunks = len(self.positions) if config.trunk == "separate" else 1
-        visible = visible_levels(self.positions, action_dim, autoregressive=config.autoregressive)
-        if trunks == 1 and not config.autoregressive:
-            visible = visible[::action_dim]  # a level's positions share one prefix: P = L instead of T
+        visible = visible_levels(self.positions, action_dim, within_level=config.sees_dimensions)
+        levels = [level for level, _ in self.positions]
+        if trunks == 1 and not config.sees_dimensions:  # a level's positions share one prefix: P = L, not T
+            visible, levels = visible[::action_dim], levels[::action_dim]
         self.register_buffer("visible", torch.tensor(visible), persistent=False)
+        self.register_buffer("level", torch.tensor(levels), persistent=False)
         index = [level * action_dim + dim for level, dim in self.positions]
         self.register_buffer("code_index", torch.tensor(index), persistent=False)
         self.register_buffer("offsets", self.binning.offsets()[..., None], persistent=False)
@@ -140,6 +156,10 @@ class AdvantageNetwork(nn.Module):
 
     def prefix(self, codes: Tensor) -> Tensor:
         """The prefixes that the positions of whole actions see: codes [B, L, D] -> [P, B, D]."""
+        if not self.config.sees_levels:
+            shown = self.visible > self.level[:, None]  # [P, D], whether a code of this level is there
+            own = codes.transpose(0, 1).index_select(0, self.level)  # [P, B, D]
+            return self.offsets[0, :, 0][own] * shown[:, None]
         centers = self.binning.centers(codes)  # [L+1, B, D]
         return centers.gather(0, self.visible[:, None].expand(-1, len(codes), -1))
 
@@ -220,6 +240,7 @@ class AdvantageNetwork(nn.Module):
         current = entering.view(rows, ensemble, groups, width).transpose(0, 1)  # the same memory
         prefix_weight = self.weights[self.entry][:, :, self.state_dim :]  # [E, G, D, H]
         moves = prefix_weight.permute(2, 0, 1, 3).reshape(self.action_dim, -1).unbind()  # D of [E*G*H]
+        begins = None if config.sees_levels else entering.clone()  # of a prefix that shows nothing yet
         offsets, heads, biases = self.offsets.unbind(), self.head_weight.unbind(1), self.head_bias.unbind(1)
         rate = 1 / config.temperature
         if not deterministic:
@@ -232,7 +253,9 @@ class AdvantageNetwork(nn.Module):
         visible = current.unbind(2)  # G of [E, B, H]
         codes = []
         for position, (level, dim) in enumerate(self.positions):
-            if not config.autoregressive and dim == 0:
+            if dim == 0 and begins is not None:
+                entering.copy_(begins)
+            if dim == 0 and not config.sees_dimensions:
                 visible = current.clone().unbind(2)  # what all codes of this level see
             trunk = position if config.trunk == "separate" else 0
             x = self._activate(visible[trunk], self.entry, trunk)  # [E, B, H]
@@ -244,7 +267,8 @@ class AdvantageNetwork(nn.Module):
                 code, quantile[dim] = self._at_quantile(log_prob, quantile[dim])
             else:
                 code = (log_prob if deterministic else log_prob + noise[position]).argmax(-1)
-            entering.addcmul_(offsets[level].index_select(0, code), moves[dim])
+            moved = offsets[level if config.sees_levels else 0].index_select(0, code)
+            entering.addcmul_(moved, moves[dim])
             codes.append(code)
         chosen = torch.stack(codes, 1)  # [B, T]
         by_level = torch.empty_like(chosen).index_copy_(1, self.code_index, chosen)
@@ -281,13 +305,16 @@ def position_order(config: AutoregressiveConfig, action_dim: int) -> list[tuple[
 
 
 def visible_levels(
-    positions: Sequence[tuple[int, int]], action_dim: int, *, autoregressive: bool
+    positions: Sequence[tuple[int, int]], action_dim: int, *, within_level: bool
 ) -> list[list[int]]:
-    """For every position the number of levels of each dimension that its prefix shows: [T, D]."""
+    """For every position the number of levels of each dimension that its prefix shows: [T, D].
+
+    `within_level`: also those chosen before it on its own level.
+    """
     chosen = [0] * action_dim
     rows = []
     for level, dim in positions:
-        rows.append(list(chosen) if autoregressive else [level] * action_dim)
+        rows.append(list(chosen) if within_level else [level] * action_dim)
         chosen[dim] += 1
     return rows
 

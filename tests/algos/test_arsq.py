@@ -12,6 +12,7 @@ from torch import Tensor
 
 from algos.arsq import ARSQ, ARSQConfig, demonstration_loss
 from algos.autoregressive import AdvantageNetwork, at_codes
+from algos.binning import Binning
 from rlzoo.errors import UserError
 from rlzoo.nn.mlp import EnsembleMLP
 from rlzoo.types import Batch, Spaces
@@ -32,16 +33,19 @@ VARIANTS = {
     "default": SMALL,
     "margin": replace(SMALL, demo_loss="margin", demo_rows="all"),
     "dimension-order": replace(SMALL, order="dimension"),
-    "not-autoregressive": replace(SMALL, autoregressive=False),
+    "levels-alone": replace(SMALL, conditioning="levels"),
+    "dimensions-alone": replace(SMALL, levels=3, bins=2, conditioning="dimensions"),
+    "no-conditioning": replace(SMALL, conditioning="none"),
     "separate": replace(SMALL, trunk="separate"),
-    "separate-not-autoregressive": replace(SMALL, trunk="separate", autoregressive=False),
+    "separate-levels-alone": replace(SMALL, trunk="separate", conditioning="levels"),
+    "separate-dimensions-alone": replace(SMALL, trunk="separate", conditioning="dimensions"),
     "one-hidden-layer": replace(SMALL, hidden=(16,), activation="relu"),
     "target-acts": replace(SMALL, act_with="target", weight_decay=0.1),
     "demo-noise": replace(SMALL, demo_noise=0.05),
     "median": replace(SMALL, greedy="median"),
     "late-prefix": replace(SMALL, hidden=(16, 12, 8), state_layers=2),
     "late-prefix-layer-norm": replace(SMALL, state_layers=1, layer_norm=True),
-    "late-prefix-not-autoregressive": replace(SMALL, state_layers=1, autoregressive=False),
+    "late-prefix-levels-alone": replace(SMALL, state_layers=1, conditioning="levels"),
 }
 every_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
 
@@ -180,12 +184,15 @@ def naive_advantage(network: AdvantageNetwork, twin: int, state: Tensor, codes: 
     centers = binning.centers(codes[None])[:, 0]  # [L+1, D]
     rows = []
     for position, (level, dim) in enumerate(network.positions):
-        if config.autoregressive:
+        if config.conditioning in ("full", "dimensions"):
             count = [sum(chosen == d for _, chosen in network.positions[:position]) for d in range(dims)]
         else:
             count = [level] * dims
         assert count[dim] == level
         prefix = torch.stack([centers[count[d], d] for d in range(dims)])
+        if config.conditioning in ("dimensions", "none"):
+            only = Binning(1, config.bins).centers(codes[None, level : level + 1])[1, 0]  # [D]
+            prefix = torch.stack([only[d] if count[d] > level else torch.tensor(0.0) for d in range(dims)])
         x = state
         trunk = position if config.trunk == "separate" else 0
         for layer, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
@@ -204,13 +211,14 @@ def test_advantages_match_their_definition(config: ARSQConfig) -> None:
     network, batch = make_agent(config).advantage, make_batch(3)
     codes = network.binning.encode(batch.action)
     advantage = network(batch.obs["state"], codes)
-    assert advantage.shape == (2, 6, 3, 4)
+    positions = 3 * config.levels
+    assert advantage.shape == (2, positions, 3, config.bins)
     for twin in range(2):
         for row in range(3):
             expected = naive_advantage(network, twin, batch.obs["state"][row], codes[row])
             torch.testing.assert_close(advantage[twin, :, row], expected)
     torch.testing.assert_close(
-        (advantage / config.temperature).logsumexp(-1), torch.zeros(2, 6, 3), atol=1e-5, rtol=0
+        (advantage / config.temperature).logsumexp(-1), torch.zeros(2, positions, 3), atol=1e-5, rtol=0
     )
 
 
@@ -231,9 +239,10 @@ def test_greedy_action_is_every_position_s_best_code(name: str) -> None:
     [
         {"levels": 2, "bins": 3, "order": "dimension"},
         {"levels": 1, "bins": 9},
-        {"levels": 1, "bins": 9, "autoregressive": False},
+        {"levels": 1, "bins": 9, "conditioning": "levels"},
+        {"levels": 2, "bins": 3, "conditioning": "dimensions"},
     ],
-    ids=["dimension", "one-level", "not-autoregressive"],
+    ids=["dimension", "one-level", "levels-alone", "dimensions-alone"],
 )
 def test_greedy_by_the_median_halves_every_dimension_given_those_before(settings: dict[str, Any]) -> None:
     """All joint actions of two dimensions of 9 intervals, enumerated."""
@@ -291,7 +300,7 @@ def test_samples_follow_the_policy(order: Any, quantiles: str, monkeypatch: pyte
     torch.testing.assert_close(frequency, log_prob.exp().detach(), atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["default", "not-autoregressive", "separate"])
+@pytest.mark.parametrize("name", ["default", "levels-alone", "separate"])
 def test_only_the_needed_products_are_computed(name: str) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -300,7 +309,7 @@ def test_only_the_needed_products_are_computed(name: str) -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(batch.obs["state"], network.binning.encode(batch.action))
     positions, width = 6, 16
-    prefixes = 2 if name == "not-autoregressive" else positions
+    prefixes = 2 if name == "levels-alone" else positions
     projections = positions if name == "separate" else 1  # of the features, once per trunk and row
     multiplications = projections * 5 * width + prefixes * (3 * width + width * width) + positions * width * 4
     assert counter.get_total_flops() == 2 * 2 * 32 * multiplications
@@ -444,7 +453,7 @@ def test_imitation_alone_recovers_the_demonstrations() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"order": "dimension", "autoregressive": False}, "order level"),
+        ({"order": "dimension", "conditioning": "levels"}, "order level"),
         ({"hidden": ()}, "--agent.hidden is"),
         ({"temperature": 0.0}, "temperature"),
         ({"levels": 0}, "levels"),

@@ -13,6 +13,7 @@ state says which way is up. Every agent gets the same data, batches, updates, le
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -30,14 +31,14 @@ SHARES = torch.tensor([0.15, 0.55, 0.15, 0.15])
 SEEDS, UPDATES, ROWS, LEARNING_RATE, DEMO_WEIGHT = 20, 150, 128, 2e-3, 0.05
 
 
-def arsq(*, autoregressive: bool = True) -> Agent:
+def arsq(conditioning: Literal["full", "levels"] = "full") -> Agent:
     config = ARSQConfig(
         levels=1,
         bins=5,
         hidden=(32, 32),
         temperature=0.1,
         demo_weight=DEMO_WEIGHT,
-        autoregressive=autoregressive,
+        conditioning=conditioning,
         lr=LEARNING_RATE,
         tau=0.05,
     )
@@ -111,8 +112,8 @@ def test_arsq_finds_the_best_joint_action() -> None:
 @pytest.mark.learning
 @pytest.mark.parametrize(
     "make",
-    [lambda: arsq(autoregressive=False), lambda: cqn(atoms=21), lambda: cqn(atoms=1)],
-    ids=["arsq-not-autoregressive", "cqn-c51", "cqn-scalar"],
+    [lambda: arsq("levels"), lambda: cqn(atoms=21), lambda: cqn(atoms=1)],
+    ids=["arsq-levels-alone", "cqn-c51", "cqn-scalar"],
 )
 def test_scoring_dimensions_apart_misses_it(make: Callable[[], Agent]) -> None:
     assert seeds_that_succeed(make) <= 0.5

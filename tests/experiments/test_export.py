@@ -28,7 +28,7 @@ CASES = [
     *[(name, SPACES, CODES if name in ("arsq", "cqn") else {}) for name in sorted(AGENTS)],
     *[(name, PIXELS, FEW if name in ("arsq", "cqn") else {}) for name in sorted(AGENTS)],
     ("arsq", SPACES, {**CODES, "greedy": "median", "layer_norm": True, "act_with": "target"}),
-    ("arsq", SPACES, {**CODES, "autoregressive": False, "trunk": "separate"}),
+    ("arsq", SPACES, {**CODES, "conditioning": "dimensions", "trunk": "separate"}),
     ("bc", PIXELS, {**FEW, "policy": "arsq", "order": "dimension", "state_layers": 1, "greedy": "median"}),
     ("cqn", SPACES, {"levels": 1, "bins": 4, "atoms": 1}),
 ]
