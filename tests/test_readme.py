@@ -24,7 +24,7 @@ REDUCED = "--warmup-steps 10 --eval-every 20 --eval-episodes 1 --log-every 10 --
 REDUCTIONS = {
     "rlzoo train mujoco --resume": "--steps 60 --threads 1",
     "rlzoo train mujoco": f"--steps 20 {REDUCED} --buffer-capacity 2000 --agent.hidden 8 8",
-    "rlzoo train d4rl": f"--steps 20 {REDUCED} --buffer-capacity 2000 --agent.hidden 8 8",
+    "rlzoo train d4rl": f"--steps 20 {REDUCED} --buffer-capacity 2000 --agent.hidden 8 8 8",
     "rlzoo train rlbench": f"--steps 20 {REDUCED} --agent.hidden 8 8 --demos 2 --observations state",
     "rlzoo train sb3": "--steps 20 --eval-every 20 --eval-episodes 1 --agent.n-steps 8 --batch-size 4",
     "rlzoo evaluate": "--episodes 2",
