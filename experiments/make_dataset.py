@@ -266,6 +266,7 @@ def main() -> int:
     bounds = suite.action_range(task)
     if settings.output is not None:
         metadata = {"task": task, "kind": settings.kind, "seed": settings.seed, **about}
+        metadata |= {} if settings.noise is None else {"noise": settings.noise}
         write_d4rl(settings.output, episodes, metadata, action_range=bounds)
         print(f"written to {settings.output}")
     if settings.minari is not None:

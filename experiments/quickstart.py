@@ -24,6 +24,7 @@ from experiments.runner.launch import run
 from experiments.train_d4rl import D4RLSuite
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.progress import tensorboard_hint
+from rlzoo.settings import Count, Seed, Settings
 from rlzoo.types import Episode
 
 TASK = "maze2d-medium-v1"
@@ -44,20 +45,20 @@ NAMES = {"bc": "BC: imitates them", "arsq": "ARSQ: values, own steps"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Request(Settings):
     """For how long to learn."""
 
-    bc_updates: int = 4_000
+    bc_updates: Count = 10_000
     """Updates of BC."""
-    arsq_steps: int = 10_000
+    arsq_steps: Count = 10_000
     """Environment steps of ARSQ, with an update each; the paper's experiments take 100,000."""
-    seed: int = 1
+    seed: Seed = 1
     """Decides everything random in both runs."""
     runs_dir: Path = Path("results/runs/quickstart")
     """Where the two run folders and the picture go."""
 
 
-def train(settings: Settings, agent: str, steps: int) -> tuple[int, Path]:
+def train(settings: Request, agent: str, steps: int) -> tuple[int, Path]:
     """Train `agent`: exit code and run folder."""
     flags = ["--task", TASK, "--dataset", str(DATASET), "--seed", str(settings.seed), "--steps", str(steps)]
     flags += ["--eval-every", str(max(1, steps // EVALUATIONS)), "--eval-episodes", str(EPISODES)]
@@ -69,7 +70,7 @@ def train(settings: Settings, agent: str, steps: int) -> tuple[int, Path]:
 def comparison(episodes: Sequence[Episode], runs: Sequence[Run]) -> Table:
     """The data's mean return beside that of each run's last evaluation."""
     table = Table(
-        title=f"{TASK}: mean of {len(episodes)} demonstrations, of {EPISODES} episodes of each agent"
+        title=f"{TASK}: means of {len(episodes)} demonstrations and of {EPISODES} episodes by each agent"
     )
     for column in ("", "return", "normalised score", "reached the goal"):
         table.add_column(column, justify="right" if column else "left")
@@ -85,7 +86,7 @@ def comparison(episodes: Sequence[Episode], runs: Sequence[Run]) -> Table:
 
 def main() -> int:
     """Train BC, then ARSQ, and print the comparison."""
-    settings = parse_flags(Settings, description=__doc__)
+    settings = parse_flags(Request, description=__doc__)
     print(INTRODUCTION, flush=True)
     suite = D4RLSuite()
     with closing(suite.make(TASK, 1)) as copies:
