@@ -60,7 +60,9 @@ class Request(Settings):
 
 def train(settings: Request, agent: str, steps: int) -> tuple[int, Path]:
     """Train `agent`: exit code and run folder."""
-    flags = ["--task", TASK, "--dataset", str(DATASET), "--seed", str(settings.seed), "--steps", str(steps)]
+    # As a path from here where it is below, so that a published run does not tell where the project lay.
+    dataset = DATASET.relative_to(Path.cwd()) if DATASET.is_relative_to(Path.cwd()) else DATASET
+    flags = ["--task", TASK, "--dataset", str(dataset), "--seed", str(settings.seed), "--steps", str(steps)]
     flags += ["--eval-every", str(max(1, steps // EVALUATIONS)), "--eval-episodes", str(EPISODES)]
     # Networks this small gain little from a second thread and lose much where the other core is busy.
     flags += ["--threads", "1", "--runs-dir", str(settings.runs_dir), *FLAGS[agent].split()]
@@ -69,9 +71,7 @@ def train(settings: Request, agent: str, steps: int) -> tuple[int, Path]:
 
 def comparison(episodes: Sequence[Episode], runs: Sequence[Run]) -> Table:
     """The data's mean return beside that of each run's last evaluation."""
-    table = Table(
-        title=f"{TASK}: means of {len(episodes)} demonstrations and of {EPISODES} episodes by each agent"
-    )
+    table = Table(title=f"{TASK}, means of {len(episodes)} demonstrations and {EPISODES} episodes each")
     for column in ("", "return", "normalised score", "reached the goal"):
         table.add_column(column, justify="right" if column else "left")
     solved = float(np.mean([bool(episode.success) for episode in episodes]))
