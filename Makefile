@@ -5,7 +5,7 @@
 PYTHON ?= python3
 # Of pytest: a process per core; each must keep to one thread to gain from it.
 PYTEST_FLAGS ?= -n auto
-# Of experiments/quickstart.py: which dataset, how many updates.
+# Of experiments/quickstart.py: for how long, which seed, where to.
 TRAIN_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin

@@ -24,7 +24,7 @@ COMMANDS = {
     "export": "a run's policy as files to take away: safetensors, JSON and ONNX, all checked",
     "make-dataset": "record datasets of D4RL's kinds from finished runs",
     "benchmark": "time the agents and their parts",
-    "quickstart": "ARSQ and behavioural cloning from a few demonstrations, in a few minutes",
+    "quickstart": "ARSQ and behavioural cloning from poor demonstrations, in a few minutes",
     "tasks": "list the tasks, of all suites or some: rlzoo tasks [SUITE ...]",
 }
 COMPUTING = {"train", "evaluate", "make-dataset", "benchmark", "quickstart"}

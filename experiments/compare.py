@@ -182,6 +182,9 @@ def make_run(entry: dict[str, Any], rows: Iterable[dict[str, str]]) -> Run:
 def comparable(agent: str, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that seeds of one experiment share. Those that came after a run have their defaults, which
     change nothing."""
+    settings = dict(settings)
+    if (before := settings.pop("agent.autoregressive", None)) is not None:  # what the ablation was before
+        settings["agent.conditioning"] = "full" if before else "levels"
     defaults = plain(Experiment(AGENTS[agent].Config(), "")) if agent in AGENTS else {}
     known = {**flatten_config(defaults), **settings}
     return {key: known[key] for key in known if key not in INCIDENTAL and not key.startswith("resolved.")}

@@ -341,13 +341,13 @@ def milliseconds(act: Callable[[], Any]) -> float:
     return 1000 * float(np.median(times[20:]))
 
 
-def time_both(run: Run, policy: Policy) -> tuple[float, float]:
-    """Milliseconds of one observation, by the ONNX model and by PyTorch."""
+def single_calls(run: Run, policy: Policy) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """What acts on one observation: the ONNX model, and PyTorch."""
     inputs = random_observations(policy, 1, seed=0)
     observation = {"state": inputs["state"]}
     if "frames" in inputs:
         observation["pixels"] = inputs["frames"][:, 0]
-    return milliseconds(lambda: run(**inputs)), milliseconds(lambda: policy.act(observation))
+    return lambda: run(**inputs), lambda: policy.act(observation)
 
 
 def main() -> int:
@@ -374,7 +374,8 @@ def main() -> int:
     logits = "" if check.logits is None else f"logits on forced prefixes within {check.logits:.1e}, "
     ties = f", but for {check.ties} at ties" if check.ties else ""
     print(f"checked on {check.rows} observations: {logits}actions within {check.action:.1e}{ties}")
-    times = time_both(session(str(output / MODEL_FILE)), load_policy(output, agents=PLAYABLE))
+    calls = single_calls(session(str(output / MODEL_FILE)), load_policy(output, agents=PLAYABLE))
+    times = [milliseconds(call) for call in calls]
     print(f"one observation, one thread: {times[0]:.2f} ms in onnxruntime, {times[1]:.2f} ms in PyTorch")
     return 0
 

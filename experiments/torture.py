@@ -23,6 +23,7 @@ import random
 import shlex
 import shutil
 import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -52,6 +53,7 @@ from rlzoo.types import Episode
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 DATASET = PROJECT / "results" / "datasets" / "hopper-demos.hdf5"
 HANG = 120  # seconds without an answer
+BEGINS = b"run folder"  # the first line of training
 BATCH = 100  # mutations that one process tries
 
 COMMON = "--threads 1 --device cpu --num-envs 2 --batch-size 16 --log-every 20 --eval-every 100 --steps 200 "
@@ -103,6 +105,8 @@ def in_child(body: Callable[[], int | None], output: Path | str = os.devnull) ->
     try:
         for stream in (1, 2):
             os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+        # Line by line: a process that is killed, or ends by `os._exit`, leaves what it has said.
+        sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))  # noqa: SIM115
         run_main(body)
     except SystemExit as stop:
         code = int(stop.code or 0)
@@ -139,6 +143,7 @@ class Disturbed:
         if code != 0:
             raise UserError(f"{name}: the undisturbed run ended with {code}; {self.log} says why")
         self.reference = contents(self.run_dir())
+        assert BEGINS in self.log.read_bytes()
 
     @property
     def log(self) -> Path:
@@ -168,7 +173,7 @@ class Disturbed:
             child = self.start()
             code = ended(child, draw.uniform(0, 1.3 * self.duration))
             if code is None:
-                begun = b"run folder" in self.log.read_bytes()[before:]
+                begun = BEGINS in self.log.read_bytes()[before:]
                 os.kill(child, number)
                 code = ended(child, HANG)
                 outcome.counts[signal.Signals(number).name] += 1

@@ -104,7 +104,7 @@ class Policy:
         name = about.get("agent_name")
         if not isinstance(name, str) or name not in agents:
             raise UserError(f"it was trained by {name!r}, which is no agent here")
-        self.interface = Interface.of_checkpoint(about)
+        self.device, self.interface = device, Interface.of_checkpoint(about)
         try:
             config = pydantic.TypeAdapter(agents[name].Config).validate_python(about["agent_config"])
             if greedy is not None:
@@ -116,13 +116,13 @@ class Policy:
             self.scaling = Scaling.of_checkpoint(about)
             self.agent: Agent = agents[name](self.spaces, config, device)
             missing, unknown = self.agent.load_state_dict(dict(weights), strict=False)
-            if acting_alone:
-                missing = []
+            if acting_alone:  # what no action depends on need not be there
+                missing = sorted(self._acting_weights().keys() & missing)
             if wrong := [*(set(missing) - {"_extra_state"}), *unknown]:
                 raise ValueError(f"{sorted(wrong)[0]} is missing or surplus")
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise UserError(f"it does not fit {name}: {' '.join(str(error).split())}") from error
-        self.config, self.device = config, device
+        self.config = config
         self.about = {**about, "agent_config": plain(config)}
         views, channels, *size = self.spaces.pixels or (0, 0)
         frame = (views, channels // self.spaces.frame_stack, *size)

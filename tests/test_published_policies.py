@@ -28,7 +28,7 @@ def test_there_are_some_and_each_is_at_most_a_megabyte() -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: "-".join(folder.parts[-2:]))
 def test_twenty_episodes_are_within_a_standard_deviation_of_the_tables_row(folder: Path) -> None:
-    """Those of the last evaluation of the run that the policy is of, the first seed of its row."""
+    """Those of the last evaluation of the run that the policy is of."""
     policy = rlzoo.load_policy(folder, agents=PLAYABLE)
     name, task = policy.about["agent_name"], policy.about["task"]
     published = read_published(RESULTS / "data" / folder.parent.name)
@@ -36,7 +36,7 @@ def test_twenty_episodes_are_within_a_standard_deviation_of_the_tables_row(folde
     suite = D4RLSuite() if task in TASKS else MujocoSuite()
     with closing(suite.make(task, 20)) as copies:
         policy.check_fits(copies.spaces)
-        seed = derived_seed(1, EVALUATION, policy.about["step"])
+        seed = derived_seed(policy.about["settings"]["seed"], EVALUATION, policy.about["step"])
         played = evaluate(policy.agent, policy.scaling.wrap(copies), episodes=20, seed=seed, device=CPU)
     # On another processor single episodes end otherwise, by what 20 of them are uncertain anyway.
     allowed = max(statistics.stdev(finals), played.returns.std(ddof=1) / 20**0.5)

@@ -116,7 +116,7 @@ def _turned_map(task: D4RLTask) -> Array:
 
 
 def maze2d_cells(task: str) -> Array:
-    """Centres [k, 2] of the free cells of a Maze2D, in D4RL's frame.
+    """Where episodes of a Maze2D can start: [k, 2], a place in each free cell, in D4RL's frame.
 
     Raises:
         UserError: the task is another.

@@ -11,7 +11,7 @@ from envs.d4rl.env import maze2d_cells
 from rlzoo.types import Array, FloatArray
 
 _GAIN, _DAMPING = 10.0, 1.0  # of the controller
-_ARRIVED = 0.4  # cells between a ball and the centre of the cell that it heads for
+_ARRIVED = 0.4  # cells between a ball and its place in the cell that it heads for
 
 
 class MazePlanner:

@@ -12,7 +12,7 @@ from rlzoo.errors import UserError
 
 @pytest.mark.parametrize("task", ["maze2d-umaze-v1", "maze2d-large-dense-v1"])
 def test_the_planner_reaches_every_cell_that_it_heads_for(task: str) -> None:
-    """It visits all cells within a few episodes, and never stays where it is."""
+    """It visits all cells within a few episodes, and heads for another whenever it has arrived."""
     with closing(make(task, 4)) as copies:
         planner = MazePlanner(task, 4, noise=0.0, seed=0)
         cells, visited = maze2d_cells(task), set()
