@@ -630,6 +630,9 @@ class Trainer:
         self.tracker.tells_success = state.get("tells_success", False)
         self.finished = TypeAdapter(list[tuple[float, int]]).validate_python(state["finished"])
         self.evaluations = TypeAdapter(list[dict[str, float]]).validate_python(state["evaluations"])
+        for row in self.evaluations:
+            if not all(math.isfinite(row[tag]) for tag in ("step", "eval/return", "eval/return_std")):
+                raise ValueError(f"an evaluation says {row}")
         generators = state["generators"]
         self.warmup_generator.set_state(generators["warmup"])
         torch.set_rng_state(generators["torch"])

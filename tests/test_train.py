@@ -3,6 +3,7 @@
 import collections
 import csv
 import dataclasses
+import math
 import os
 import signal
 import time
@@ -646,6 +647,22 @@ def test_a_checkpoint_of_another_shape_is_refused() -> None:
     state = make_trainer().state_dict()
     with pytest.raises(UserError, match="does not fit this run"):
         make_trainer(dataclasses.replace(CONFIG, num_envs=2)).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [("step", None), ("step", math.inf), ("eval/return", math.nan), ("eval/return_std", None)],
+)
+def test_a_checkpoint_with_an_odd_evaluation_is_refused(tag: str, value: float | None) -> None:
+    trainer = make_trainer()
+    row = {"step": 3.0, "eval/return": 1.0, "eval/return_std": 0.5}
+    trainer.evaluations = [row]
+    state = trainer.state_dict()
+    make_trainer().load_state_dict(state)
+    odd = {name: other for name, other in row.items() if name != tag}
+    state["evaluations"] = [odd if value is None else {**odd, tag: value}]
+    with pytest.raises(UserError, match="does not fit this run"):
+        make_trainer().load_state_dict(state)
 
 
 @pytest.mark.parametrize(
