@@ -117,7 +117,7 @@ def to_onnx(
 
     rows = torch.export.Dim("batch")
     shapes = tuple({0: rows} for _ in inputs) if any_rows else None
-    with quiet(), torch.no_grad():
+    with exporting(), torch.no_grad():
         program = torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=shapes)
         exported = torch.onnx.export(
             program,
@@ -139,7 +139,7 @@ def to_onnx(
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def exporting() -> Iterator[None]:
     """Without the exporter's remarks on what it skips and on packages that nothing here needs.
 
     Nor do distributions check their arguments' values, as in Stable-Baselines3's policies: no graph can.

@@ -22,11 +22,13 @@ class MazePlanner:
     """
 
     def __init__(self, task: str, num_envs: int, *, noise: float, seed: int) -> None:
-        """Args:
-        task: a Maze2D task of D4RL, "maze2d-medium-v1".
-        num_envs: N, the balls that are steered.
-        noise: standard deviation of the noise on its actions, in units of [-1, 1].
-        seed: decides where it goes, and the noise.
+        """Draw the first cells to head for.
+
+        Args:
+            task: a Maze2D task of D4RL, "maze2d-medium-v1".
+            num_envs: N, the balls that are steered.
+            noise: standard deviation of the noise on its actions, in units of [-1, 1].
+            seed: decides where it goes, and the noise.
 
         Raises:
             UserError: the task is no Maze2D.
