@@ -21,7 +21,7 @@ from algos.binning import Binning
 from rlzoo.agent import AgentConfig
 from rlzoo.errors import UserError
 from rlzoo.nn.images import Projection
-from rlzoo.nn.mlp import ACTIVATIONS, Activation
+from rlzoo.nn.mlp import ACTIVATIONS, Activation, narrow_linear
 from rlzoo.settings import Count, CountOrZero, Positive, Widths
 
 
@@ -196,8 +196,8 @@ class AdvantageNetwork(nn.Module):
         weight = self.weights[self.entry][:, :, self.state_dim :]  # [E, G, D, H]
         ensemble, groups, dims, width = weight.shape
         rows = prefix.shape[1]
-        x = prefix.view(groups, -1, dims) @ weight  # [E, G, P/G*B, H]
-        x = x.view(ensemble, groups, -1, rows, width) + projected[:, :, None]  # [E, G, P/G, B, H]
+        x = prefix.view(groups, -1, rows, dims) @ weight[:, :, None]  # [E, G, P/G, B, H]
+        x = x.add_(projected[:, :, None])  # in place: these are the largest tensors of an update
         x = self._activate(x.view(ensemble * groups, -1, width), self.entry)  # [E*G, P/G*B, H]
         for layer in range(self.entry + 1, len(self.weights)):
             x = self._layer(x, layer)
@@ -205,7 +205,7 @@ class AdvantageNetwork(nn.Module):
         x = x.expand(-1, len(self.positions) // len(prefix), -1, -1).flatten(
             0, 1
         )  # heads that share a prefix
-        logits = torch.baddbmm(self.head_bias.flatten(0, 1), x, self.head_weight.flatten(0, 1))  # [E*T, B, N]
+        logits = narrow_linear(self.head_bias.flatten(0, 1), x, self.head_weight.flatten(0, 1))  # [E*T, B, N]
         scaled = logits.view(ensemble, -1, *logits.shape[1:]) / self.config.temperature
         return self.config.temperature * scaled.log_softmax(-1)
 
