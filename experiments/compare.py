@@ -55,14 +55,15 @@ INCIDENTAL |= {"train.log_every", "train.checkpoint_every"}
 CURVES_FILE, RUNS_FILE = "curves.csv", "runs.json"
 RETURN, TIME_TAG = "eval/return", "time/training_s"
 SCORES = {RETURN: "return", "eval/normalized_score": "normalised score", "eval/success": "success"}
-# DSAC-T's paper counts a run's final return as the mean of its last tenth of evaluations.
+# DSAC-T's papers count what a run reached in the last tenth of its evaluations: the mean, or the best.
 FINAL_SHARE = 0.1
 # Runs whose last evaluations are further apart than this are of different lengths.
 SAME_LENGTH = 0.95
 NOTE = (
-    "Final: the mean over the last tenth of a run's evaluations; best: its highest evaluation; ±: sample "
-    "standard deviation over seeds. Thin lines are seeds; thick ones are their mean, over the steps that all "
-    "of them cover, with curves interpolated linearly between evaluations."
+    "Final: the mean over the last tenth of a run's evaluations, best final: the highest of them, where they "
+    "are more than one; best: the highest of all; ±: sample standard deviation over seeds. Thin lines are "
+    "seeds; thick ones are their mean, over the steps that all of them cover, with curves interpolated "
+    "linearly between evaluations."
 )
 # An agent has one colour in every plot; what else is shown of it differs by the style of the line.
 COLORS = {"arsq": "#d55e00", "bc": "#0072b2", "cqn": "#009e73"}
@@ -111,10 +112,14 @@ class Run:
         """The values of one tag by step."""
         return {step: values[tag] for step, values in self.evaluations.items() if tag in values}
 
+    def last_tenth(self, tag: str) -> list[float]:
+        """The values of the last tenth of the evaluations, of one at least."""
+        values = list(self.curve(tag).values())
+        return values[-max(1, round(FINAL_SHARE * len(values))) :]
+
     def final(self, tag: str) -> float:
         """The mean over the last tenth of the evaluations."""
-        values = list(self.curve(tag).values())
-        return statistics.mean(values[-max(1, round(FINAL_SHARE * len(values))) :])
+        return statistics.mean(self.last_tenth(tag))
 
     def after(self, minutes: float, tag: str) -> float | None:
         """The value at the last evaluation within so much training; None if there is none."""
@@ -362,6 +367,9 @@ def table(panels: Sequence[Panel], minutes: float | None = None) -> str:
             if tag == score or name != of:
                 row[f"final {of}"] = mean_and_spread(run.final(tag) for run in logged)
             if tag == score:
+                tenths = [run.last_tenth(tag) for run in logged]
+                best = mean_and_spread(map(max, tenths)) if any(len(tenth) > 1 for tenth in tenths) else ""
+                row[f"best final {name}"] = best
                 row[f"best {name}"] = mean_and_spread(max(run.curve(tag).values()) for run in logged)
         times = [max(run.training_s.values()) / 60 for run in one.runs if run.training_s]
         row["minutes of training"] = mean_and_spread(times) if len(times) == len(one.runs) else ""

@@ -222,6 +222,14 @@ def test_the_table_has_the_scores_that_were_logged() -> None:
     assert header == "| task | agent | seeds | steps | final success | best success | final return | paper |"
 
 
+def test_both_final_statistics_of_dsac_ts_papers() -> None:
+    rising_then_falling = [*range(20), 90, *range(9)]  # of 30 evaluations the last 3 count
+    curve = {step: {"eval/return": float(value)} for step, value in enumerate(rising_then_falling)}
+    header, _, row = table([Panel("Task", [Group("DSAC-T", [make_run(evaluations=curve)])])]).splitlines()
+    assert header == "| task | agent | seeds | steps | final return | best final return | best return |"
+    assert row == "| Task | DSAC-T | 1 | 29 | 7.0 | 8.0 | 90.0 |"
+
+
 def test_lengths_that_differ_are_shown() -> None:
     def runs(*last: int) -> list[Run]:
         return [make_run(evaluations={step: {"eval/return": 1.0}}) for step in last]
