@@ -60,7 +60,7 @@ class ARSQConfig(AutoregressiveConfig):
     weight_decay: NotNegative = 0.0
     """AdamW's weight decay; 0 is Adam (0.1 with pixels)."""
     tau: Rate = 0.005
-    """Rate of the targets (0.02 with pixels)."""
+    """Rate of targets (0.02 with pixels)."""
     advantage_tau: Rate | None = None
     """Rate of the target advantages, with --agent.act-with target; None: tau."""
 

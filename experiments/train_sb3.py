@@ -37,6 +37,7 @@ from rlzoo.types import Array
 
 # Settings of the loop here that Stable-Baselines3's has not, and those of a replay buffer.
 IDLE = DATA_SETTINGS | {"train.bootstrap_through_success", "train.capture", "train.processes"}
+IDLE |= {"train.reward_scale"}
 IDLE_ON_POLICY = {"train.warmup_steps", "train.utd", "train.n_step", "train.buffer_capacity"}
 
 

@@ -25,8 +25,8 @@ class Learning:
         has_demos: whether there are demonstrations.
         demo_rows: how many rows of a batch are demonstrations.
         demo_fraction: the share asked for.
-        returns: the smallest and the largest discounted return from any step of the recorded data, computed
-            when it is called; None without data.
+        returns: the smallest and the largest discounted return from any step of the recorded data, in the
+            rewards learnt from, computed when it is called; None without data.
     """
 
     batch_size: int

@@ -57,6 +57,7 @@ class ReplayBuffer:
         device: where batches are wanted.
         discount: gamma.
         n_step: n; a return stops earlier at an episode's end or where the recorded steps end.
+        reward_scale: the factor by which sampled rewards are multiplied.
         is_demo: the value of `Batch.is_demo` for every row sampled from here.
         seed: of the sampling generator, which belongs to this buffer alone.
 
@@ -73,11 +74,13 @@ class ReplayBuffer:
         device: torch.device,
         discount: float,
         n_step: int = 1,
+        reward_scale: float = 1.0,
         is_demo: bool = False,
         seed: int = 0,
     ) -> None:
         self.spaces, self.lanes, self.device = spaces, lanes, device
         self.discount, self.n_step, self.is_demo = discount, n_step, is_demo
+        self.reward_scale = reward_scale
         self.rows = capacity // lanes
         if self.rows < n_step + spaces.frame_stack + 1:
             raise UserError(
@@ -310,7 +313,7 @@ class ReplayBuffer:
         self._observe(slot, batch.obs)
         self._observe(next_slot, batch.next_obs)
         self._take(fields["action"], slot, batch.action)
-        batch.reward.copy_(reward, non_blocking=True)
+        batch.reward.copy_(self.reward_scale * reward, non_blocking=True)
         batch.discount.copy_(discount, non_blocking=True)
         batch.is_demo.fill_(float(self.is_demo))
         return batch

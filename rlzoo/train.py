@@ -28,7 +28,7 @@ from rlzoo.run.machine import trim_memory
 from rlzoo.run.progress import Progress
 from rlzoo.run.signals import CutShort, StopSignal, TimedOut
 from rlzoo.seeding import EVALUATION, RESTART, WARMUP, derived_seed
-from rlzoo.settings import Count, CountOrZero, Fraction, NotNegative, Settings
+from rlzoo.settings import Count, CountOrZero, Fraction, NotNegative, Positive, Settings
 from rlzoo.tracker import EpisodeTracker
 from rlzoo.types import Array, Batch, BoolArray, FloatArray, Step, VectorTask
 
@@ -70,6 +70,8 @@ class TrainConfig(Settings):
     """gamma, per environment step."""
     n_step: Count = 1
     """n of the n-step returns."""
+    reward_scale: Positive = 1.0
+    """Factor of the rewards learnt from."""
     buffer_capacity: Count = 1_000_000
     """Rows of the replay buffer."""
     eval_every: Count = 50_000

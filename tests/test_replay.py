@@ -58,6 +58,18 @@ def everything(buffer: ReplayBuffer) -> Batch:
     return buffer._gather(buffer._starts[order])
 
 
+def test_rewards_and_their_n_step_sums_are_scaled_where_they_are_sampled() -> None:
+    plain, scaled = make(n_step=2), make(n_step=2)
+    scaled.reward_scale = 100.0
+    for buffer in (plain, scaled):
+        recorder = Recorder(buffer, [[4, 9]], terminated=True)
+        for _ in range(7):
+            recorder.step()
+    assert everything(plain).reward.tolist()[:4] == [2.0, 3.5, 5.0, 4.0]
+    torch.testing.assert_close(everything(scaled).reward, 100 * everything(plain).reward)
+    torch.testing.assert_close(everything(scaled).discount, everything(plain).discount)
+
+
 def test_one_step_transitions_of_a_terminated_episode() -> None:
     buffer = make()
     recorder = Recorder(buffer, [[3, 9]], terminated=True)

@@ -145,6 +145,7 @@ def make_buffers(
             device=device,
             discount=config.discount,
             n_step=config.n_step,
+            reward_scale=config.reward_scale,
             is_demo=name != "replay",
             seed=derived_seed(seed, BUFFERS, stream),
         )

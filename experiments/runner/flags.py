@@ -38,7 +38,7 @@ class Experiment(Settings, Generic[Config, Options]):
     preset: str = "paper"
     """Defaults: paper, small, …"""
     config: Path | None = None
-    """Begin from the settings of this run."""
+    """Begin with this run's settings."""
     seed: Seed = 1
     """Decides everything random in the run."""
     device: str = "auto"

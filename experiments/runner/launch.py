@@ -9,7 +9,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -296,9 +295,13 @@ def remarks(
             f"at --demo-fraction {config.demo_fraction:g} every batch is of demonstrations alone: "
             "the environment steps teach nothing (--offline goes without them)"
         )
-    returns = partial(discounted_returns, data.recorded, config.discount) if data.recorded else None
+
+    def returns() -> tuple[float, float]:
+        low, high = discounted_returns(data.recorded, config.discount)
+        return config.reward_scale * low, config.reward_scale * high
+
     shares = (trainer.demos is not None, trainer.demo_rows, config.demo_fraction)
-    learning = Learning(config.batch_size, *shares, returns)
+    learning = Learning(config.batch_size, *shares, returns if data.recorded else None)
     return lines + experiment.agent.remarks(learning)
 
 

@@ -295,6 +295,8 @@ def test_a_run_says_so_when_the_data_go_beyond_cqns_atoms(
 ) -> None:
     run_d4rl("cqn", tmp_path, hopper_data, "--offline", "--steps", "1", "--agent.v-max", "0.5")
     assert "CQN's atoms -10 to 0.5: what lies beyond is cut" in capsys.readouterr().out
+    run_d4rl("cqn", tmp_path, hopper_data, "--offline", "--steps", "1", "--reward-scale", "1e4")
+    assert "CQN's atoms -10 to 450: what lies beyond is cut" in capsys.readouterr().out
     run_d4rl("cqn", tmp_path, hopper_data, "--offline", "--steps", "1", "--agent.atoms", "1")
     assert "atoms" not in capsys.readouterr().out
 
