@@ -1,4 +1,4 @@
-"""Play the agent of a run: how its episodes end, in one table, as a CSV file, as a film.
+"""Play the agent of a run, or an exported one: how its episodes end, in one table, as a CSV file, as a film.
 
 python experiments/evaluate.py RUN_DIR
 python experiments/evaluate.py RUN_DIR --checkpoint best --episodes 100 --sampled
@@ -52,9 +52,9 @@ class Request(Settings):
     """What to play."""
 
     run: tyro.conf.Positional[Path]
-    """Folder of a run."""
+    """Folder of a run, or of what `rlzoo export` wrote."""
     checkpoint: Literal["latest", "best"] = "latest"
-    """The agent as the run left it, or at its best evaluation, which flatters where evaluations are noisy."""
+    """Of a run: the agent as it was left, or at its best evaluation, which flatters where these are noisy."""
     episodes: Count = 50
     """Whole episodes to play, side by side."""
     sampled: bool = False
@@ -215,7 +215,7 @@ def play(settings: Request) -> tuple[Evaluation, Table, float, int]:
         frames_per_second = getattr(task, "render_fps", 30.0)
     table = summary(result, suite.score(experiment.task))
     how = "sampled" if settings.sampled else policy.rule
-    table.title = f"{name} on {experiment.task}, {settings.checkpoint} checkpoint"
+    table.title = f"{name} on {experiment.task}, after step {policy.about['step']:,}"
     table.caption = f"episodes: {len(result.returns)}, actions: {how}"
     if watched.signal:
         table.caption += (

@@ -27,12 +27,14 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from experiments.runner.experiment import read_config
 from experiments.suites import PLAYABLE
 from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
-from rlzoo.policy import CONFIG_FILE, WEIGHTS_FILE, Policy, load_policy
+from rlzoo.policy import WEIGHTS_FILE, Policy, load_policy
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import check_writable
+from rlzoo.run.folder import EXPORT_FILE
 from rlzoo.run.machine import tune_cpu
 from rlzoo.settings import Settings
 from rlzoo.types import Array, FloatArray, Spaces
@@ -360,16 +362,18 @@ def main() -> int:
     policy = load_policy(
         settings.run, checkpoint=settings.checkpoint, greedy=settings.greedy, agents=PLAYABLE
     )
+    if not (settings.run / EXPORT_FILE).is_file():  # an export has it already
+        policy.about["settings"] = read_config(settings.run)  # with the suite, for `rlzoo evaluate`
     output = settings.output
-    if output.is_dir() and any(output.iterdir()) and not (output / CONFIG_FILE).exists():
+    if output.is_dir() and any(output.iterdir()) and not (output / EXPORT_FILE).exists():
         raise UserError(f"{output} holds something else than an export: name another folder")
-    check_writable(output / CONFIG_FILE)
+    check_writable(output / EXPORT_FILE)
     print("making the ONNX model; a loop over many codes takes a minute or two")
     torch.manual_seed(0)  # of the sampled actions whose logits are compared
     check = export(policy, output)
     about = policy.about
     print(f"{about['agent_name']} on {about['task']} at step {about['step']:,}, written to {output}")
-    for name in (MODEL_FILE, WEIGHTS_FILE, CONFIG_FILE):
+    for name in (MODEL_FILE, WEIGHTS_FILE, EXPORT_FILE):
         print(f"  {name:<18} {(output / name).stat().st_size / 1e6:8.3f} MB")
     logits = "" if check.logits is None else f"logits on forced prefixes within {check.logits:.1e}, "
     ties = f", but for {check.ties} at ties" if check.ties else ""

@@ -34,11 +34,11 @@ from rlzoo.interface import Interface
 from rlzoo.replay import FrameStacker
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.files import atomic_path
-from rlzoo.run.folder import plain
+from rlzoo.run.folder import EXPORT_FILE, plain
 from rlzoo.types import Array, BoolArray, FloatArray, Spaces
 
 FORMAT = "rlzoo policy 1"
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
 
 
 def load_policy(
@@ -62,13 +62,13 @@ def load_policy(
         UserError: there is nothing of the kind, it is damaged, or an agent that is not known here left it.
     """
     path = Path(path)
-    exported = (path / CONFIG_FILE).is_file()
+    exported = (path / EXPORT_FILE).is_file()
     if exported:
         about, weights = _read_export(path)
     elif (path / "checkpoints").is_dir():
         about, weights = _split(load_checkpoint(path / "checkpoints" / f"{checkpoint}.pt"))
     else:
-        raise UserError(f"{path} is neither a run folder (with checkpoints/) nor an export ({CONFIG_FILE})")
+        raise UserError(f"{path} is neither a run folder (with checkpoints/) nor an export ({EXPORT_FILE})")
     try:
         return Policy(
             about, weights, torch.device(device), greedy=greedy, agents=agents, acting_alone=exported
@@ -213,7 +213,7 @@ class Policy:
         about = {"format": FORMAT, **self.about, "weights_sha256": digest}
         config = json.dumps(plain(about), indent=2, ensure_ascii=False) + "\n"
         with contextlib.ExitStack() as stack:
-            for name, data in {**(others or {}), WEIGHTS_FILE: weights, CONFIG_FILE: config.encode()}.items():
+            for name, data in {**(others or {}), WEIGHTS_FILE: weights, EXPORT_FILE: config.encode()}.items():
                 stack.enter_context(atomic_path(folder / name)).write_bytes(data)
 
     def _acting_weights(self) -> dict[str, Tensor]:
@@ -260,14 +260,14 @@ def _split(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor
 def _read_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `Policy.save` wrote."""
     try:
-        about = json.loads((folder / CONFIG_FILE).read_text())
+        about = json.loads((folder / EXPORT_FILE).read_text())
         weights = (folder / WEIGHTS_FILE).read_bytes()
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
     except ValueError:
         about = None
     if not isinstance(about, dict) or about.pop("format", None) != FORMAT:
-        raise UserError(f"{folder / CONFIG_FILE} is not of an exported policy")
+        raise UserError(f"{folder / EXPORT_FILE} is not of an exported policy")
     if about.pop("weights_sha256", None) != hashlib.sha256(weights).hexdigest():
-        raise UserError(f"{folder / WEIGHTS_FILE} is damaged, or not of the same export as {CONFIG_FILE}")
+        raise UserError(f"{folder / WEIGHTS_FILE} is damaged, or not of the same export as {EXPORT_FILE}")
     return about, safetensors.torch.load(weights)

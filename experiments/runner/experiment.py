@@ -19,7 +19,7 @@ from rlzoo.errors import UserError
 from rlzoo.run.cli import EarlyParser, parse_flags
 from rlzoo.run.extras import load_extra
 from rlzoo.run.files import expand_user
-from rlzoo.run.folder import CONFIG_FILE, flatten_config, plain
+from rlzoo.run.folder import CONFIG_FILE, EXPORT_FILE, flatten_config, plain
 from rlzoo.run.machine import resolve_device
 from rlzoo.train import TrainConfig
 
@@ -146,12 +146,17 @@ def load_experiment(suite: Suite, run_dir: Path) -> tuple[str, Experiment[Any, A
 def read_config(run_dir: Path) -> dict[str, Any]:
     """A run's ``config.yaml``: the flags as asked, "suite", "agent_name" and what was "resolved".
 
+    An export of the run holds the same in its ``config.json``, as "settings".
+
     Raises:
         UserError: there is none, or it is damaged.
     """
-    path = run_dir / CONFIG_FILE
+    exported = (run_dir / EXPORT_FILE).is_file()
+    path = run_dir / (EXPORT_FILE if exported else CONFIG_FILE)
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text())  # JSON, too
+        if exported and isinstance(config, dict):
+            config = config.get("settings")
     except OSError as error:
         raise UserError(f"{run_dir} is not a run folder: {CONFIG_FILE} cannot be read") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last: nested too deeply

@@ -21,6 +21,7 @@ from rlzoo.run.files import atomic_write, errors_named
 from rlzoo.run.machine import describe_machine
 
 CONFIG_FILE = "config.yaml"
+EXPORT_FILE = "config.json"  # of an exported policy: what of its run is needed to play it
 INFO_FILE = "run.json"
 ABOUT = ("name", "tags", "notes")  # the settings that only say what a run is
 METRICS_FILE = "metrics.csv"

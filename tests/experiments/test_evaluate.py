@@ -13,7 +13,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from experiments import evaluate
+from experiments import evaluate, export
 from experiments.runner.launch import main
 from experiments.runner.suite import Suite
 from experiments.train_d4rl import D4RLSuite
@@ -81,6 +81,17 @@ def test_the_runs_last_evaluation_is_found_again(
     assert found.mean() == pytest.approx(evaluations[-1]["eval/return"], abs=1e-2)
 
 
+@pytest.mark.parametrize("run_of", ["hopper_run", "reacher_run"])
+def test_an_export_plays_as_its_run_does(
+    run_of: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, exported = request.getfixturevalue(run_of), tmp_path / "exported"
+    monkeypatch.setattr("sys.argv", ["export.py", str(run_dir), str(exported)])
+    assert export.main() == 0
+    expected = returns(monkeypatch, tmp_path, run_dir)
+    np.testing.assert_array_equal(returns(monkeypatch, tmp_path, exported), expected)
+
+
 def test_the_best_policy_is_another_than_the_last(
     reacher_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +123,7 @@ def test_the_table_says_what_the_episodes_came_to(
     monkeypatch.setenv("COLUMNS", "80")
     found = returns(monkeypatch, tmp_path, hopper_run)
     output = capsys.readouterr().out
-    assert "bc on hopper-expert-v2, latest checkpoint" in output
+    assert "bc on hopper-expert-v2, after step 40" in output
     assert "episodes: 4, actions: deterministic" in output
     (row,) = [line for line in output.splitlines() if " return " in line]
     cells = [float(cell.replace(",", "")) for cell in row.split("│")[2:-1]]
