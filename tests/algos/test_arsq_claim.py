@@ -31,7 +31,7 @@ SHARES = torch.tensor([0.15, 0.55, 0.15, 0.15])
 SEEDS, UPDATES, ROWS, LEARNING_RATE, DEMO_WEIGHT = 20, 150, 128, 2e-3, 0.05
 
 
-def arsq(conditioning: Literal["full", "levels"] = "full") -> Agent:
+def arsq(conditioning: Literal["full", "levels"] = "full", state_layers: int = 0) -> Agent:
     config = ARSQConfig(
         levels=1,
         bins=5,
@@ -39,6 +39,7 @@ def arsq(conditioning: Literal["full", "levels"] = "full") -> Agent:
         temperature=0.1,
         demo_weight=DEMO_WEIGHT,
         conditioning=conditioning,
+        state_layers=state_layers,
         lr=LEARNING_RATE,
         tau=0.05,
     )
@@ -105,8 +106,9 @@ def seeds_that_succeed(make: Callable[[], Agent]) -> float:
 
 
 @pytest.mark.learning
-def test_arsq_finds_the_best_joint_action() -> None:
-    assert seeds_that_succeed(arsq) >= 0.95
+@pytest.mark.parametrize("state_layers", [0, 1])
+def test_arsq_finds_the_best_joint_action(state_layers: int) -> None:
+    assert seeds_that_succeed(lambda: arsq(state_layers=state_layers)) >= 0.95
 
 
 @pytest.mark.learning
