@@ -40,6 +40,7 @@ from experiments import paper
 from experiments.aggregates import markdown_table, mean_and_spread, on_common_steps, thousands
 from experiments.paper import DATA_STYLE
 from experiments.runner.flags import Experiment
+from rlzoo.agent import AgentConfig
 from rlzoo.errors import UserError
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import atomic_path, atomic_write
@@ -190,8 +191,8 @@ def comparable(agent: str, settings: dict[str, Any]) -> dict[str, Any]:
     settings = dict(settings)
     if (before := settings.pop("agent.autoregressive", None)) is not None:  # what the ablation was before
         settings["agent.conditioning"] = "full" if before else "levels"
-    defaults = plain(Experiment(AGENTS[agent].Config(), "")) if agent in AGENTS else {}
-    known = {**flatten_config(defaults), **settings}
+    own = AGENTS[agent].Config() if agent in AGENTS else AgentConfig()
+    known = {**flatten_config(plain(Experiment(own, ""))), **settings}
     return {key: known[key] for key in known if key not in INCIDENTAL and not key.startswith("resolved.")}
 
 

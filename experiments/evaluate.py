@@ -34,6 +34,7 @@ from rlzoo.evaluate import Evaluation, evaluate
 from rlzoo.policy import load_policy
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import atomic_write, check_writable
+from rlzoo.run.folder import EXPORT_FILE
 from rlzoo.run.machine import resolve_device, tune_cpu
 from rlzoo.run.progress import LINE_PERIOD
 from rlzoo.run.video import write_video
@@ -171,7 +172,10 @@ def play(settings: Request) -> tuple[Evaluation, Table, float, int]:
         signal that came before all had ended.
     """
     tune_cpu()
-    suite_name = read_config(settings.run)["suite"]
+    exported = (settings.run / EXPORT_FILE).is_file()
+    if exported and settings.checkpoint == "best":
+        raise UserError(f"--checkpoint: {settings.run} is an export, of one policy alone")
+    suite_name = read_config(settings.run, exported=exported)["suite"]
     if suite_name not in SUITES:
         raise UserError(f"{settings.run}: no suite called {suite_name!r}; there are {', '.join(SUITES)}")
     suite = SUITES[suite_name]()
@@ -183,7 +187,7 @@ def play(settings: Request) -> tuple[Evaluation, Table, float, int]:
         device=device,
         agents=suite.agents,
     )
-    name, asked = load_experiment(suite, settings.run)
+    name, asked = load_experiment(suite, settings.run, exported=exported)
     check_origin(policy.about, settings.run, name, asked.task)
     for path in filter(None, (settings.output, settings.video)):
         check_writable(path)

@@ -34,7 +34,7 @@ from rlzoo.errors import UserError
 from rlzoo.policy import WEIGHTS_FILE, Policy, load_policy
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import check_writable
-from rlzoo.run.folder import EXPORT_FILE
+from rlzoo.run.folder import CONFIG_FILE, EXPORT_FILE
 from rlzoo.run.machine import tune_cpu
 from rlzoo.settings import Settings
 from rlzoo.types import Array, FloatArray, Spaces
@@ -362,7 +362,7 @@ def main() -> int:
     policy = load_policy(
         settings.run, checkpoint=settings.checkpoint, greedy=settings.greedy, agents=PLAYABLE
     )
-    if not (settings.run / EXPORT_FILE).is_file():  # an export has it already
+    if (settings.run / CONFIG_FILE).is_file():
         policy.about["settings"] = read_config(settings.run)  # with the suite, for `rlzoo evaluate`
     output = settings.output
     if output.is_dir() and any(output.iterdir()) and not (output / EXPORT_FILE).exists():

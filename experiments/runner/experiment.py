@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -110,13 +111,20 @@ def default_experiment(suite: Suite, agent: str, task: str, preset: str = "paper
     )
 
 
-def load_experiment(suite: Suite, run_dir: Path) -> tuple[str, Experiment[Any, Any]]:
+def load_experiment(
+    suite: Suite, run_dir: Path, *, exported: bool = False
+) -> tuple[str, Experiment[Any, Any]]:
     """The agent's name and the settings of an earlier run: as asked for, but on what the benchmark chose.
+
+    `exported`: see `read_config`.
 
     Raises:
         UserError: its configuration cannot be read, or is another benchmark's.
     """
-    config, path = read_config(run_dir), run_dir / CONFIG_FILE
+    config, path = (
+        read_config(run_dir, exported=exported),
+        run_dir / (EXPORT_FILE if exported else CONFIG_FILE),
+    )
     if config["suite"] != suite.name:
         raise UserError(f"{run_dir} is a run of {config['suite']}, not of {suite.name}")
     try:
@@ -143,26 +151,26 @@ def load_experiment(suite: Suite, run_dir: Path) -> tuple[str, Experiment[Any, A
         raise UserError(f"{path} is not a run's configuration: {reason}") from error
 
 
-def read_config(run_dir: Path) -> dict[str, Any]:
+def read_config(run_dir: Path, *, exported: bool = False) -> dict[str, Any]:
     """A run's ``config.yaml``: the flags as asked, "suite", "agent_name" and what was "resolved".
 
-    An export of the run holds the same in its ``config.json``, as "settings".
+    With `exported`, from the ``config.json`` of an export of the run.
 
     Raises:
         UserError: there is none, or it is damaged.
     """
-    exported = (run_dir / EXPORT_FILE).is_file()
     path = run_dir / (EXPORT_FILE if exported else CONFIG_FILE)
     try:
-        config = yaml.safe_load(path.read_text())  # JSON, too
-        if exported and isinstance(config, dict):
-            config = config.get("settings")
+        text = path.read_text()
+        config = json.loads(text)["settings"] if exported else yaml.safe_load(text)
     except OSError as error:
-        raise UserError(f"{run_dir} is not a run folder: {CONFIG_FILE} cannot be read") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last: nested too deeply
+        raise UserError(f"{run_dir} is not a run folder: {path.name} cannot be read") from error
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, RecursionError) as error:
+        # RecursionError: nested too deeply
         raise UserError(f"{path} is not a run's configuration: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict) or not isinstance(config.get("suite"), str):
-        raise UserError(f"{path} is not a run's configuration: it names no suite")
+        hint = "; rlzoo export of today names it" if exported else ""
+        raise UserError(f"{path} is not a run's configuration: it names no suite{hint}")
     return config
 
 

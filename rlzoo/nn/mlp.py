@@ -36,7 +36,7 @@ class _NarrowLinear(torch.autograd.Function):
         return (
             gradient.sum(1, keepdim=True) if of_bias else None,
             torch.bmm(gradient, weight.mT) if of_x else None,
-            torch.bmm(gradient.mT, x).mT.contiguous() if of_weight else None,
+            torch.bmm(gradient.mT, x).mT if of_weight else None,
         )
 
 

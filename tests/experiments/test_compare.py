@@ -182,7 +182,8 @@ def test_only_settings_that_make_another_experiment_tell_runs_apart(tmp_path: Pa
     """A run that first trained offline is another experiment; a longer one, or a preset's name, is not."""
     settings = {"train.offline_steps": 40, "train.steps": 9, "train.eval_every": 3, "preset": "small"}
     settings["resolved.capture"] = True
-    assert comparable("nobody", settings) == {"train.offline_steps": 40}
+    assert comparable("nobody", settings) == comparable("nobody", {"train.offline_steps": 40})
+    assert comparable("nobody", settings) != comparable("nobody", {})
     write_run(tmp_path / "s1-1", seed=1, preset="small", resolved={"train": {"capture": "off"}})
     write_run(tmp_path / "s2-2", seed=2)
     write_run(tmp_path / "s3-3", seed=3, train={"buffer_capacity": 100})
@@ -198,6 +199,13 @@ def test_a_run_from_before_a_setting_has_its_default(tmp_path: Path) -> None:
     groups, lines = group(find_runs([tmp_path]))
     assert [[run.seed for run in one.runs] for one in groups["Reacher-v5"]] == [[1, 2], [3], [4]]
     assert lines[0] == "Reacher-v5, sac: agent.target_entropy=None, agent.tau=0.005"
+
+
+@pytest.mark.parametrize("agent", ["sac", "sb3-ppo"])
+def test_a_setting_that_came_later_has_its_default_in_earlier_runs(agent: str) -> None:
+    now = comparable(agent, {"agent.lr": 1.0, "train.reward_scale": 1.0})
+    assert comparable(agent, {"agent.lr": 1.0}) == now
+    assert comparable(agent, {"agent.lr": 1.0, "train.reward_scale": 10.0}) != now
 
 
 def test_the_oldest_of_several_experiments_has_the_label_itself() -> None:

@@ -1,6 +1,7 @@
 """Playing the agents of finished runs."""
 
 import csv
+import json
 import re
 import shutil
 import signal
@@ -90,6 +91,19 @@ def test_an_export_plays_as_its_run_does(
     assert export.main() == 0
     expected = returns(monkeypatch, tmp_path, run_dir)
     np.testing.assert_array_equal(returns(monkeypatch, tmp_path, exported), expected)
+
+    def fails(message: str, *flags: str) -> None:
+        monkeypatch.setattr("sys.argv", ["evaluate.py", str(exported), *flags])
+        with pytest.raises(UserError, match=message):
+            evaluate.main()
+
+    fails("--checkpoint: .* is an export, of one policy alone", "--checkpoint", "best")
+    with pytest.raises(UserError, match=r"is not a run folder: config\.yaml cannot be read"):
+        main(D4RLSuite, ["--resume", str(exported)])  # nothing to go on with
+    about = json.loads((exported / "config.json").read_text())
+    del about["settings"]["suite"]  # as an earlier export
+    (exported / "config.json").write_text(json.dumps(about))
+    fails("config.json is not a run's configuration: it names no suite; rlzoo export of today")
 
 
 def test_the_best_policy_is_another_than_the_last(

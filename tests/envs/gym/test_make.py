@@ -160,7 +160,8 @@ def test_the_list_has_the_newest_versions_of_mujoco_s_tasks_and_the_range_of_eac
             "./mine:Task-v0",
             "^./mine:Task-v0: './mine' is no module's name; for mine.py in this folder write mine:",
         ),
-        ("envs/mine.py:Task-v0", "'envs/mine.py' is no module's name"),
+        ("envs/mine:Task-v0", "'envs/mine' is no module's name"),
+        ("mine.py:Task-v0", "'mine.py' is no module's name"),
         (
             "CartPole-v1",
             r"^CartPole-v1: agents need actions in a bounded Box of floats .*, not in Discrete\(2\)$",
