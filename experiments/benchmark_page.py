@@ -24,13 +24,12 @@ _SHARES = ("environments", "act", "sample", "loop", "floor", "rest of the update
 
 
 def write_page(page: Path, newest: Path) -> None:
-    """The page of all JSON files beside `newest`, with the pictures of `newest`.
+    """The page of all JSON files beside `newest`; a picture is of `newest`, or of the first that has it.
 
     Raises:
         UserError: `newest` is no file of the benchmark.
     """
-    content = _read(newest)
-    title = _title(newest, content)
+    _read(newest)  # told apart from what lies beside it
     parts = [
         "# Benchmarks",
         "Milliseconds, medians, made by `rlzoo benchmark --page`. *Floor* is what an update's matrix "
@@ -42,23 +41,24 @@ def write_page(page: Path, newest: Path) -> None:
         "one thread. Figures of different runs do not compare: the "
         "floor beside them tells how fast the machine was.",
     ]
-    for path in sorted(newest.parent.glob("*.json"), key=lambda each: (each != newest, each.name)):
-        other = _read(path)
+    paths = sorted(newest.parent.glob("*.json"), key=lambda each: (each != newest, each.name))
+    every = {path: _read(path) for path in paths}
+    for path, other in every.items():
         link = os.path.relpath(path, page.parent)
         parts.append(f"## {_title(path, other)}")
         parts.append(f"[{path.name}]({link}): `{_command(other)}`, commit {_commit(other)}")
         if other["timings"]:
             parts.append(_table(other))
         parts += _notes(other)
-    stem = newest.with_suffix("")
     pictures = []
-    if _has_states(content):
+    if timed := next((path for path in paths if _has_states(every[path])), None):
+        picture = timed.with_name(f"{timed.stem}-iteration.png")
         pictures.append(
-            (_iteration_plot(content, stem.with_name(f"{stem.name}-iteration.png"), title), "where time goes")
+            (_iteration_plot(every[timed], picture, _title(timed, every[timed])), "where time goes")
         )
-    if "scaling" in content:
+    if grown := next((path for path in paths if "scaling" in every[path]), None):
         pictures.append(
-            (_scaling_plot(content, stem.with_name(f"{stem.name}-scaling.png")), "how cost grows")
+            (_scaling_plot(every[grown], grown.with_name(f"{grown.stem}-scaling.png")), "how cost grows")
         )
     parts[2:2] = [f"![{text}]({os.path.relpath(path, page.parent)})" for path, text in pictures]
     if (newest.parent / "earlier").is_dir():
@@ -66,7 +66,7 @@ def write_page(page: Path, newest: Path) -> None:
             f"[Earlier files]({os.path.relpath(newest.parent / 'earlier', page.parent)}) are of this "
             "benchmark's forerunner and of code before these."
         )
-    if not any(_read(path)["hardware"]["gpus"] for path in newest.parent.glob("*.json")):
+    if not any(other["hardware"]["gpus"] for other in every.values()):
         parts.append(
             "Nothing has been measured on a GPU: the captured update and action, sampling on the device and "
             "the copies between device and host are exercised by tests on tensors without values, not timed. "
@@ -74,6 +74,10 @@ def write_page(page: Path, newest: Path) -> None:
             "change their share of a batch; it writes into the tensors that the graph reads."
         )
     atomic_write(page, "\n\n".join(parts) + "\n")
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -122,7 +126,7 @@ def _table(content: dict[str, Any]) -> str:
     ]
     for agent, sizes in content["timings"].items():
         for size, row in sizes.items():
-            cells = [f"{row[part][0]:.3g}" if part in row else "" for part in columns]
+            cells = [_digits(row[part][0]) if part in row else "" for part in columns]
             ratio = row["update"][0] / row["floor"][0]
             lines.append(
                 f"| {agent} | {size} | {row['batch']} | {row['lanes']} | {' | '.join(cells)} | {ratio:.1f} |"

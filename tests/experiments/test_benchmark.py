@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from experiments import benchmark
 from experiments.benchmark import Measured, why_busy
@@ -73,6 +74,17 @@ def test_agents_that_see_images_are_timed_by_part(tmp_path: Path, monkeypatch: p
         "environments",
         "environments, 2 cameras",
     } <= set(row)
+
+
+@pytest.mark.parametrize("name", ["arsq", "cqn", "dsac-t"])
+def test_an_update_is_timed_at_any_sizes(name: str) -> None:
+    sizes = {"state_dim": 3, "action_dim": 2, "levels": 2, "bins": 3, "batch_size": 4}
+    assert benchmark.small_update(name, torch.device("cpu"), **sizes)()  # its metrics
+
+
+def test_an_action_is_timed_with_the_prefix_early_and_late() -> None:
+    for sizes in ({"hidden": (8, 8), "state_layers": 0}, {"hidden": (8, 8, 8), "state_layers": 2}):
+        assert benchmark.time_action(2, sizes, torch.device("cpu")) > 0
 
 
 def test_nothing_is_quoted_of_a_busy_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
