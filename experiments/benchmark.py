@@ -481,8 +481,8 @@ def small_update(
     """An update of a small agent, 2 x 256 units where the preset has more, on a random batch."""
     settings = default_experiment(D4RLSuite(), name, "hopper-medium-v2", "small").agent
     if name in ("arsq", "cqn"):
-        prefix = {"state_layers": 0} if name == "arsq" else {}
-        settings = dataclasses.replace(settings, levels=levels, bins=bins, hidden=(256, 256), **prefix)
+        early = {"state_layers": 0} if name == "arsq" else {}  # the preset's are too many for two layers
+        settings = dataclasses.replace(settings, levels=levels, bins=bins, hidden=(256, 256), **early)
     spaces = Spaces(state_dim, action_dim)
     agent = AGENTS[name](spaces, settings, device)
     batch = empty_batch(spaces, batch_size, device)

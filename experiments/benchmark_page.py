@@ -29,7 +29,7 @@ def write_page(page: Path, newest: Path) -> None:
     Raises:
         UserError: `newest` is no file of the benchmark.
     """
-    _read(newest)  # told apart from what lies beside it
+    _read(newest)  # is not among those below where its name does not end in .json
     parts = [
         "# Benchmarks",
         "Milliseconds, medians, made by `rlzoo benchmark --page`. *Floor* is what an update's matrix "

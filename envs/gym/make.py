@@ -191,7 +191,7 @@ def _import(task: str, module: str) -> None:
     The folder stays in the search path for what the module itself imports later, and worker processes are
     started with the search path of this one.
     """
-    if module.startswith(".") or module.endswith(".py") or "/" in module or os.sep in module:
+    if module.startswith(".") or module.endswith(".py") or "/" in module:
         raise UserError(
             f"{task}: {module!r} is no module's name; for mine.py in this folder write mine:Name-v0"
         )

@@ -121,10 +121,8 @@ def load_experiment(
     Raises:
         UserError: its configuration cannot be read, or is another benchmark's.
     """
-    config, path = (
-        read_config(run_dir, exported=exported),
-        run_dir / (EXPORT_FILE if exported else CONFIG_FILE),
-    )
+    config = read_config(run_dir, exported=exported)
+    path = run_dir / (EXPORT_FILE if exported else CONFIG_FILE)
     if config["suite"] != suite.name:
         raise UserError(f"{run_dir} is a run of {config['suite']}, not of {suite.name}")
     try:
