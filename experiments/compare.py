@@ -487,6 +487,40 @@ def overview(panels: Sequence[Panel], agents: Iterable[str]) -> str:
     return markdown_table(rows)
 
 
+def against_paper(panels: Sequence[Panel], ratio: Sequence[str]) -> str:
+    """A column per task and a row per label, the paper's figures under ours. Means, and by how much the first
+    label of `ratio` is ahead of the second, are over the tasks that every label has, the paper's too."""
+    groups = {(panel.title, one.label): one for panel in panels for one in panel.groups}
+    titles = [panel.title for panel in panels]
+    labels = list(dict.fromkeys(label for _, label in groups))
+    shared = [title for title in titles if all((title, label) in groups for label in labels)]
+    means: dict[str, float] = {}
+    rows = [{"": "the data's mean", **{p.title: "" if p.data is None else f"{p.data:g}" for p in panels}}]
+
+    def add(name: str, scores: dict[str, list[float]], seeds: bool) -> None:
+        cells = {title: mean_and_spread(of) + f" ({len(of)})" * seeds for title, of in scores.items()}
+        if shared and scores.keys() >= set(shared):
+            means[name] = statistics.mean(statistics.mean(scores[title]) for title in shared)
+        rows.append({"": name, **{title: cells.get(title, "") for title in titles}})
+
+    for label in labels:
+        own = {title: groups[title, label] for title in titles if (title, label) in groups}
+        add(
+            label,
+            {title: [run.final(panels[0].score) for run in one.runs] for title, one in own.items()},
+            True,
+        )
+        if reported := {title: [float(one.paper)] for title, one in own.items() if one.paper}:
+            add(f"{label}, paper", reported, False)
+    for row in rows:
+        row[f"mean of {len(shared)}"] = mean_and_spread([means.get(row[""])])
+    for by in ("", ", paper"):
+        if {first := ratio[0] + by, second := ratio[1] + by} <= means.keys():
+            ahead = f"{means[first] / means[second]:.2f}"
+            rows.append({**dict.fromkeys(rows[0], ""), "": f"{ratio[0]} / {second}", [*rows[0]][-1]: ahead})
+    return markdown_table(rows)
+
+
 def first_rows(panel: Panel, agents: dict[str, str]) -> Panel:
     """The panel with the first row of each agent, under the agent's name."""
     firsts = {one.runs[0].agent: one for one in reversed(panel.groups)}
@@ -521,6 +555,7 @@ def write_pages(path: Path) -> None:
                     f"## {section['title']}",
                     image(section["image"]),
                     section["caption"],
+                    *([against_paper(panels, section["ratio"])] if "ratio" in section else []),
                     table(panels),
                 ]
                 parts += [f"Paper: {section['paper']}"] if "paper" in section else []

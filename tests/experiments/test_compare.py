@@ -26,6 +26,7 @@ from experiments.compare import (
     Panel,
     Request,
     Run,
+    against_paper,
     comparable,
     find_runs,
     gather,
@@ -513,6 +514,30 @@ def test_every_picture_of_the_results_is_there_and_shown() -> None:
     there = {(ROOT / name).resolve() for name in listed.stdout.split() if (ROOT / name).exists()}
     shown = {path for path in images(ROOT / "results") if "runs" not in path.relative_to(ROOT).parts}
     assert shown == there
+
+
+def test_tasks_side_by_side_with_the_papers_figures() -> None:
+    def one(label: str, paper: str, *finals: float) -> Group:
+        runs = [make_run(seed=seed, evaluations={100: {"eval/return": of}}) for seed, of in enumerate(finals)]
+        return Group(label, runs, paper)
+
+    panels = [
+        Panel("hop", [one("ARSQ", "90", 80.0, 60.0), one("BC", "", 30.0), one("CQN", "30", 35.0)], data=48),
+        Panel("cheetah", [one("ARSQ", "40", 50.0), one("BC", "", 40.0), one("CQN", "50", 25.0)]),
+        Panel("walker", [one("ARSQ", "1000", 1.0)]),  # counts in no mean: CQN has no run there yet
+    ]
+    assert against_paper(panels, ["ARSQ", "CQN"]).splitlines() == [
+        "|  | hop | cheetah | walker | mean of 2 |",
+        "| --- | --- | --- | --- | --- |",
+        "| the data's mean | 48 |  |  |  |",
+        "| ARSQ | 70.0 ± 14.1 (2) | 50.0 (1) | 1.00 (1) | 60.0 |",
+        "| ARSQ, paper | 90.0 | 40.0 | 1,000.0 | 65.0 |",
+        "| BC | 30.0 (1) | 40.0 (1) |  | 35.0 |",
+        "| CQN | 35.0 (1) | 25.0 (1) |  | 30.0 |",
+        "| CQN, paper | 30.0 | 50.0 |  | 40.0 |",
+        "| ARSQ / CQN |  |  |  | 2.00 |",
+        "| ARSQ / CQN, paper |  |  |  | 1.62 |",
+    ]
 
 
 @pytest.mark.parametrize(
