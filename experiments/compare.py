@@ -494,30 +494,27 @@ def against_paper(panels: Sequence[Panel], ratio: Sequence[str]) -> str:
     titles = [panel.title for panel in panels]
     labels = list(dict.fromkeys(label for _, label in groups))
     shared = [title for title in titles if all((title, label) in groups for label in labels)]
+    last = f"mean of {len(shared)}"
+    empty = dict.fromkeys(["", *titles, last], "")
+    data = {panel.title: f"{panel.data:g}" for panel in panels if panel.data is not None}
+    rows = [{**empty, "": "the data's mean", **data}]
     means: dict[str, float] = {}
-    rows = [{"": "the data's mean", **{p.title: "" if p.data is None else f"{p.data:g}" for p in panels}}]
-
-    def add(name: str, scores: dict[str, list[float]], seeds: bool) -> None:
-        cells = {title: mean_and_spread(of) + f" ({len(of)})" * seeds for title, of in scores.items()}
-        if shared and scores.keys() >= set(shared):
-            means[name] = statistics.mean(statistics.mean(scores[title]) for title in shared)
-        rows.append({"": name, **{title: cells.get(title, "") for title in titles}})
-
     for label in labels:
         own = {title: groups[title, label] for title in titles if (title, label) in groups}
-        add(
-            label,
-            {title: [run.final(panels[0].score) for run in one.runs] for title, one in own.items()},
-            True,
-        )
-        if reported := {title: [float(one.paper)] for title, one in own.items() if one.paper}:
-            add(f"{label}, paper", reported, False)
-    for row in rows:
-        row[f"mean of {len(shared)}"] = mean_and_spread([means.get(row[""])])
+        finals = {title: [run.final(panels[0].score) for run in one.runs] for title, one in own.items()}
+        reported = {title: [float(one.paper)] for title, one in own.items() if one.paper}
+        cells = {title: f"{mean_and_spread(of)} ({len(of)})" for title, of in finals.items()}
+        papers = {title: mean_and_spread(of) for title, of in reported.items()}
+        for name, scores, shown in ((label, finals, cells), (f"{label}, paper", reported, papers)):
+            if shared and scores.keys() >= set(shared):
+                means[name] = statistics.mean(statistics.mean(scores[title]) for title in shared)
+            if scores:
+                rows.append({**empty, "": name, **shown, last: mean_and_spread([means.get(name)])})
     for by in ("", ", paper"):
-        if {first := ratio[0] + by, second := ratio[1] + by} <= means.keys():
+        first, second = (label + by for label in ratio)
+        if first in means and second in means:
             ahead = f"{means[first] / means[second]:.2f}"
-            rows.append({**dict.fromkeys(rows[0], ""), "": f"{ratio[0]} / {second}", [*rows[0]][-1]: ahead})
+            rows.append({**empty, "": f"{ratio[0]} / {second}", last: ahead})
     return markdown_table(rows)
 
 
