@@ -493,6 +493,9 @@ def against_paper(panels: Sequence[Panel], ratio: Sequence[str]) -> str:
     groups = {(panel.title, one.label): one for panel in panels for one in panel.groups}
     titles = [panel.title for panel in panels]
     labels = list(dict.fromkeys(label for _, label in groups))
+    if unknown := set(ratio) - set(labels):
+        names = ", ".join(sorted(unknown))
+        raise UserError(f"ratio: no row is labelled {names}; there are {', '.join(labels)}")
     shared = [title for title in titles if all((title, label) in groups for label in labels)]
     last = f"mean of {len(shared)}"
     empty = dict.fromkeys(["", *titles, last], "")

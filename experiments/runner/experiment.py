@@ -72,7 +72,7 @@ def parse(suite_type: type[Suite], arguments: Sequence[str], prog: str) -> Reque
     early.add_argument("--offline", action="store_true")
     named, _ = early.parse_known_args(arguments)
     if named.config is not None:
-        agent, default = _copied(suite, named.config, agent, named.task)
+        agent, default = _copied(suite, named.config, agent, named.task, named.preset)
     elif agent is None:
         raise UserError(f"which agent? {prog} AGENT [flags], where AGENT is one of {', '.join(suite.agents)}")
     else:
@@ -87,8 +87,6 @@ def parse(suite_type: type[Suite], arguments: Sequence[str], prog: str) -> Reque
         prog=f"{prog} {agent}",
         description=f"{suite.agents[agent].about}.\n\nOn {default.task}.",
     )
-    if named.config is not None:  # goes over any preset
-        asked = dataclasses.replace(asked, preset=default.preset)
     return Request(suite, agent, asked, run_dir=run_dir)
 
 
@@ -173,7 +171,7 @@ def read_config(run_dir: Path, *, exported: bool = False) -> dict[str, Any]:
 
 
 def _copied(
-    suite: Suite, run_dir: Path, agent: str | None, task: str | None
+    suite: Suite, run_dir: Path, agent: str | None, task: str | None, preset: str | None
 ) -> tuple[str, Experiment[Any, Any]]:
     """The settings of an earlier run, to begin a new one with."""
     name, experiment = load_experiment(suite, run_dir)
@@ -181,6 +179,8 @@ def _copied(
         raise UserError(f"--config {run_dir} is a run of {name}, not of {agent}")
     if task not in (None, experiment.task):
         raise UserError(f"--config {run_dir} is a run on {experiment.task}: its settings are not for {task}")
+    if preset not in (None, experiment.preset):
+        raise UserError(f"--config {run_dir} has settings of its own: --preset {preset} would change none")
     return name, dataclasses.replace(experiment, config=run_dir)
 
 

@@ -538,6 +538,8 @@ def test_tasks_side_by_side_with_the_papers_figures() -> None:
         "| ARSQ / CQN |  |  |  | 2.00 |",
         "| ARSQ / CQN, paper |  |  |  | 1.62 |",
     ]
+    with pytest.raises(UserError, match="no row is labelled CQM; there are ARSQ"):
+        against_paper(panels, ["ARSQ", "CQM"])
 
 
 @pytest.mark.parametrize(
