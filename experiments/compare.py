@@ -20,13 +20,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
 import statistics
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,8 +55,8 @@ INCIDENTAL |= {"name", "tags", "notes", "track"}
 INCIDENTAL |= {"train.steps", "train.processes", "train.capture", "train.eval_every", "train.eval_episodes"}
 INCIDENTAL |= {"train.log_every", "train.checkpoint_every"}
 CURVES_FILE, RUNS_FILE = "curves.csv", "runs.json"
-RETURN, TIME_TAG = "eval/return", "time/training_s"
-SCORES = {RETURN: "return", "eval/normalized_score": "normalised score", "eval/success": "success"}
+RETURN, SUCCESS, TIME_TAG = "eval/return", "eval/success", "time/training_s"
+SCORES = {RETURN: "return", "eval/normalized_score": "normalised score", SUCCESS: "success"}
 # DSAC-T's papers count what a run reached in the last tenth of its evaluations: the mean, or the best.
 FINAL_SHARE = 0.1
 # Runs whose last evaluations are further apart than this are of different lengths.
@@ -231,12 +232,20 @@ def find_runs(folders: Sequence[Path], labels: Sequence[str] = ()) -> list[Run]:
         if not found:
             raise UserError(f"no run with an evaluation in {folder}")
         for run in found:
-            # Runs that began in the same second, in different places, have the same name.
-            key = (*experiment(run), run.name)
+            # By when it began: runs of two sweeps with the same settings have the same name.
+            key = (*experiment(run), str(run.seed), run.info.get("started") or run.name)
             if key not in distinct or max(run.evaluations) > max(distinct[key].evaluations):
                 label = labels[index] if labels else run.label
                 distinct[key] = dataclasses.replace(run, label=label)
-    return sorted(distinct.values(), key=lambda run: (run.task, run.label, run.seed))
+    telling = {run.task for run in distinct.values() if run.curve(SUCCESS)}
+    runs = [silence_is_failure(run) if run.task in telling else run for run in distinct.values()]
+    return sorted(runs, key=lambda run: (run.task, run.label, run.seed))
+
+
+def silence_is_failure(run: Run) -> Run:
+    """The run with no success where it says nothing: some tasks tell of success only when there is one."""
+    filled = {step: {SUCCESS: 0.0, **values} for step, values in run.evaluations.items()}
+    return dataclasses.replace(run, evaluations=filled)
 
 
 def experiment(run: Run) -> tuple[str, str, str]:
@@ -257,32 +266,37 @@ def group(runs: Sequence[Run]) -> tuple[dict[str, list[Group]], list[str]]:
     from different data, or some runs offline and some online, that stands behind the agents' names (behind
     labels given by hand only where one label covers both). Of several experiments that still have one label,
     one of another preset has its name behind it, else the oldest has the label itself, the next one "(2)"
-    behind it, and so on. Runs that got less far than the longest are apart, unless `--stop-at-return` ended
-    them.
+    behind it, and so on; what stands there means the same settings on every task. Runs that got less far
+    than the longest are apart, unless `--stop-at-return` ended them.
     """
     given = {experiment(run): run.label for run in runs if run.label != run.agent}
     by_task: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for run in sorted(runs, key=lambda run: (run.name.partition("-")[2], run.name)):
+    for run in sorted(runs, key=_age):
         label = given.get(experiment(run), run.label) if run.label == run.agent else run.label
         by_task[run.task][label].append(dataclasses.replace(run, label=label))
-    groups: dict[str, list[Group]] = defaultdict(list)
-    lines = []
-    for task, labelled in sorted(by_task.items()):
+    named: dict[str, dict[str, dict[tuple[str, ...], list[Run]]]] = {}  # by name, task and experiment
+    unlike: dict[str, list[str]] = {}
+    for task, labelled in by_task.items():
         # Tasks have different data by nature, but one label has one mode on all of them.
         data, modes = (_unlike(of) for of in ([run for run in runs if run.task == task], runs))
-        unlike = [key for key in runs[0].conditions if key in (modes if key == "mode" else data)]
-        for label, members in sorted(labelled.items()):
+        unlike[task] = [key for key in runs[0].conditions if key in (modes if key == "mode" else data)]
+        for label, members in labelled.items():
             by_hand = label != members[0].agent
-            shown = _unlike(members) if by_hand else unlike
-            alike: dict[str, dict[tuple[str, ...], list[Run]]] = defaultdict(lambda: defaultdict(list))
+            shown = _unlike(members) if by_hand else unlike[task]
             for run in members:
-                parts = [label, *(run.conditions[key] for key in shown)]
-                alike[", ".join(filter(None, parts))][experiment(run)].append(run)
-            for name, experiments in sorted(alike.items()):
-                groups[task] += _told_apart(name, list(experiments.values()), lines)
-        if unlike:
+                name = ", ".join(filter(None, [label, *(run.conditions[key] for key in shown)]))
+                named.setdefault(name, {}).setdefault(task, {}).setdefault(experiment(run), []).append(run)
+    groups: dict[str, list[Group]] = {task: [] for task in sorted(by_task)}
+    lines: list[str] = []
+    told_apart = {name: _told_apart(name, named[name]) for name in sorted(named)}
+    for task in groups:
+        for name, (keys, suffixes) in told_apart.items():
+            experiments = named[name].get(task, {})
+            for members in (experiments[key] for key in suffixes if key in experiments):
+                groups[task] += _groups(name + suffixes[experiment(members[0])], members, keys, lines)
+        if unlike[task]:
             lines += [f"{task}, {one.label}: {_described(one)}" for one in groups[task]]
-    return dict(groups), lines
+    return groups, lines
 
 
 def _unlike(runs: Sequence[Run]) -> list[str]:
@@ -295,25 +309,46 @@ def _described(one: Group) -> str:
     return f"{conditions['mode']}, {conditions['data'] or 'no --dataset'}"
 
 
-def _told_apart(label: str, experiments: Sequence[list[Run]], lines: list[str]) -> list[Group]:
-    """A group for each of the experiments of one label, oldest first, and for each length among its runs."""
-    keys = differing([run for members in experiments for run in members])
-    presets = [members[0].preset for members in experiments]
+def _age(run: Run) -> tuple[str, ...]:
+    return run.info.get("started", ""), run.name.partition("-")[2], run.name
+
+
+def _told_apart(
+    name: str, by_task: Mapping[str, Mapping[tuple[str, ...], list[Run]]]
+) -> tuple[list[str], dict[tuple[str, ...], str]]:
+    """The settings that tell the experiments of one name apart on any task, and for each of them, in order,
+    what stands behind the name: the same on every task for the same values, nothing for the oldest."""
+    of_task = [list(experiments.values()) for experiments in by_task.values()]
+    keys = sorted({key for of in of_task for key in differing([run for members in of for run in members])})
+    presets = [[members[0].preset for members in of] for of in of_task]
+    by_preset = bool(keys) and all(
+        len(set(of)) == len(of) and all(preset and preset not in name for preset in of) for of in presets
+    )
+
+    def values(run: Run) -> tuple[str, ...]:
+        return (run.preset,) if by_preset else tuple(str(run.settings.get(key)) for key in keys)
+
+    firsts = sorted((members[0] for of in of_task for members in of), key=_age)
+    distinct = list(dict.fromkeys(map(values, firsts)))
+    behind = {of: f", {of[0]}" if by_preset else f" ({n})" for n, of in enumerate(distinct, 1)}
+    behind[distinct[0]] = ""
+    firsts.sort(key=lambda run: distinct.index(values(run)))
+    return keys, {experiment(run): behind[values(run)] for run in firsts}
+
+
+def _groups(shown: str, members: Sequence[Run], keys: Sequence[str], lines: list[str]) -> list[Group]:
+    """The runs of an experiment: a group for each length among them."""
+    first = members[0]
+    values = ", ".join(f"{key}={first.settings.get(key)}" for key in keys)
+    lines += [f"{first.task}, {shown}: {values}"] if keys else []
     groups = []
-    for index, members in enumerate(experiments):
-        first = members[0]
-        by_preset = all(presets) and len(set(presets)) == len(presets) and first.preset not in label
-        suffix = "" if not index else f", {first.preset}" if by_preset else f" ({index + 1})"
-        shown = label + suffix
-        values = ", ".join(f"{key}={first.settings.get(key)}" for key in keys)
-        lines += [f"{first.task}, {shown}: {values}"] if keys else []
-        of_length = [members] if "train.stop_at_return" in first.settings else by_length(members)
-        for shorter, runs in enumerate(of_length):
-            name = f"{shown}, to {thousands(max(run.last for run in runs))}" if shorter else shown
-            groups.append(Group(name, sorted(runs, key=lambda run: (run.seed, run.name))))
-        if len(of_length) > 1:
-            each = "; ".join(f"seeds {_seeds(runs)} to {lengths(runs)}" for runs in of_length)
-            lines.append(f"{first.task}, {shown}: of several lengths, kept apart: {each}")
+    of_length = [members] if "train.stop_at_return" in first.settings else by_length(members)
+    for shorter, runs in enumerate(of_length):
+        name = f"{shown}, to {thousands(max(run.last for run in runs))}" if shorter else shown
+        groups.append(Group(name, sorted(runs, key=lambda run: (run.seed, run.name))))
+    if len(of_length) > 1:
+        each = "; ".join(f"seeds {_seeds(runs)} to {lengths(runs)}" for runs in of_length)
+        lines.append(f"{first.task}, {shown}: of several lengths, kept apart: {each}")
     return groups
 
 
@@ -338,13 +373,15 @@ def write_published(groups: Sequence[Group], folder: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["task", "agent", "seed", "run", "step", "tag", "value"])
         for shown, run in ((one.label, run) for one in groups for run in one.runs):
-            of_run = [run.task, shown, run.seed, run.name]
+            names = itertools.chain([run.name], (f"{run.name} ({count})" for count in itertools.count(2)))
+            name = next(name for name in names if f"{run.task}/{shown}/{name}" not in published)
+            of_run = [run.task, shown, run.seed, name]
             for step, values in run.evaluations.items():
                 writer.writerows([*of_run, step, tag, repr(value)] for tag, value in values.items())
             writer.writerows([*of_run, step, TIME_TAG, repr(value)] for step, value in run.training_s.items())
             kept = {key: getattr(run, key) for key in ("task", "agent", "label", "seed", "preset")}
             kept |= {"settings": run.settings, "info": run.info}
-            published[f"{run.task}/{shown}/{run.name}"] = {"run": run.name, **kept}
+            published[f"{run.task}/{shown}/{name}"] = {"run": name, **kept}
     atomic_write(folder / RUNS_FILE, json.dumps(published, indent=2) + "\n")
 
 
@@ -607,6 +644,7 @@ def gather(asked: Request) -> None:
         raise UserError("name a folder to write to and at least one folder with runs; nothing was written")
     if asked.label and len(asked.label) != len(asked.runs):
         raise UserError(f"{len(asked.label)} labels for {len(asked.runs)} folders; nothing was written")
+    check_output(asked.output, asked.runs)
     by_task, lines = group(find_runs(asked.runs, asked.label))
     every = [one for groups in by_task.values() for one in groups]
     panels = [Panel(task, groups) for task, groups in by_task.items()]
@@ -624,10 +662,20 @@ def gather(asked: Request) -> None:
         print(f"figures and tables for a paper: {asked.output / 'paper'}")
 
 
+def check_output(folder: Path, runs: Sequence[Path]) -> None:
+    """Refuse to write over what this script did not make, or into runs whose output folder was forgotten."""
+    if (folder / RUNS_FILE).is_file() or folder in runs:
+        return
+    what = "a README.md that is not this script's" if (folder / "README.md").exists() else ""
+    what = "runs" if any(folder.rglob(INFO_FILE)) else what
+    if what:
+        raise UserError(f"{folder}, the folder to write to, has {what}; name another before the runs")
+
+
 def compared(asked: Request, panels: Sequence[Panel], lines: list[str]) -> paper.Comparison:
     """What a paper's figures show of these experiments; agents are in capitals."""
     runs = [run for panel in panels for one in panel.groups for run in one.runs]
-    tags = [f"eval/{asked.score}"] if asked.score else ["eval/normalized_score", "eval/success", RETURN]
+    tags = [f"eval/{asked.score}"] if asked.score else ["eval/normalized_score", SUCCESS, RETURN]
     tag = next((tag for tag in tags if all(run.curve(tag) for run in runs)), None)
     if tag is None:
         raise UserError(f"--score is {asked.score}, which some runs do not have; nothing was written")
@@ -642,9 +690,14 @@ def compared(asked: Request, panels: Sequence[Panel], lines: list[str]) -> paper
         raise UserError(f"--data-mean: no runs on {', '.join(unknown)}; nothing was written")
     means = {run.task: mean for run in runs if (mean := recorded_mean(run, tag)) is not None} | means
 
+    labels = {one.label for panel in panels for one in panel.groups}
+
     def shown(one: Group) -> str:
         agent = one.runs[0].agent
-        return agent.upper() + one.label.removeprefix(agent) if one.label.startswith(agent) else one.label
+        capital = agent.upper() + one.label.removeprefix(agent) if one.label.startswith(agent) else one.label
+        return (
+            one.label if capital in labels else capital
+        )  # a label given by hand may be the agent's in capitals
 
     renamed = [
         Panel(panel.title, [dataclasses.replace(one, label=shown(one)) for one in panel.groups])
@@ -687,7 +740,7 @@ def recorded_mean(run: Run, tag: str) -> float | None:
         return None
     episodes = _recorded(run.task, str(path))
     mean = float(np.mean([episode.episode_return for episode in episodes]))
-    if tag == "eval/success":
+    if tag == SUCCESS:
         told = [episode.success for episode in episodes if episode.success is not None]
         return float(np.mean(told)) if told else None
     return mean if tag == RETURN else normalized_score(run.task, mean)

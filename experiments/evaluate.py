@@ -192,7 +192,8 @@ def play(settings: Request) -> tuple[Evaluation, Table, float, int]:
     for path in filter(None, (settings.output, settings.video)):
         check_writable(path)
     film = settings.video is not None
-    experiment = complete(suite, dataclasses.replace(asked, video=film, device=settings.device))
+    asked = dataclasses.replace(asked, video=film, device=settings.device, track="none")
+    experiment = complete(suite, asked)
     suite.prepare(experiment, policy.about)
     torch.set_float32_matmul_precision(experiment.matmul_precision)
     seed_global_generators(settings.seed)

@@ -100,7 +100,7 @@ class MujocoSuite(Suite):
             action_dim=spaces.action_dim,
             action_range=self.action_range(task),
             max_episode_steps=gym_tasks.find(task).max_episode_steps,
-            flatten_obs=gym_tasks.flatten_obs(task),
+            flatten_obs=gym_tasks.flatten_obs(task, self.options.arguments()),
         )
 
     def action_range(self, task: str) -> ActionRange:

@@ -123,13 +123,15 @@ def action_range(task: str, arguments: Mapping[str, Any] | None = None) -> Actio
         return ActionRange(env.action_space.low.ravel(), env.action_space.high.ravel())
 
 
-def flatten_obs(task: str) -> Callable[[Mapping[str, Any]], Array] | None:
+def flatten_obs(
+    task: str, arguments: Mapping[str, Any] | None = None
+) -> Callable[[Mapping[str, Any]], Array] | None:
     """From recorded observations of a task that observes several arrays, {name: [n, ...]}, to rows [n, S].
 
     They are flattened as `GymVectorTask` flattens the task's own; those of Tuple spaces have Minari's names.
-    None for a task that observes one array.
+    None for a task that observes one array. The task is made with the environment's `arguments`.
     """
-    with contextlib.closing(make_env(task)) as env:
+    with contextlib.closing(make_env(task, **(arguments or {}))) as env:
         space = env.observation_space
     if not isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
         return None

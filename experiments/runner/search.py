@@ -98,6 +98,8 @@ class Search(Sweep):
     trial is pruned when Wilcoxon's signed-rank test says that it is worse than the best one, seed by seed.
     """
 
+    unit = "trial"
+
     def __init__(
         self, suite: str, agent: str, folder: Path, asked: SearchFlags, space: dict[str, BaseDistribution],
         flags: Sequence[str], example: Plan,
@@ -175,7 +177,13 @@ class Search(Sweep):
         """The final returns of the runs that are done."""
         return [self.progress[job].final for job in trial.jobs if job.state == "done"]
 
+    def failures(self) -> int:
+        """How many trials have failed in a row: settings that diverge do so with every seed."""
+        return len({job.name.partition("-")[0] for job in self.failed})
+
     def _end(self, trial: Trial, **told: Any) -> None:
+        if told.get("state") != TrialState.FAIL:
+            self.failed.clear()
         for job in trial.jobs:
             self.halt(job)
         self.study.tell(trial.handle.number, **told)
@@ -401,7 +409,7 @@ def finish(
     fresh = asked.final_seeds or tuple(itertools.islice(others, OFFERED_SEEDS))
     command = ["rlzoo", "train", suite, agent, *chosen, "--seed", str(fresh[0])]
     print(f"the best trial's command:\n{shlex.join(command)}")
-    final = folder / "final"
+    final = folder / f"final-t{best.number:03d}"  # more trials may find a better one
     if not asked.final_seeds:
         over = f"seed={','.join(map(str, fresh))}"
         command = ["rlzoo", "sweep", "grid", suite, "--agents", agent, "--over", over, "--output", str(final)]

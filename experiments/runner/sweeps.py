@@ -59,7 +59,7 @@ class SweepFlags(Settings):
     ray_address: str = "auto"
     """Address of the Ray cluster; auto: the one that this machine is part of."""
     max_failures: Count = 3
-    """Give up when this many runs in a row have failed."""
+    """Give up when this many runs in a row have failed (in a search: trials)."""
 
 
 class Progress:
@@ -98,14 +98,17 @@ class Sweep:
         asked: the sweep's flags.
         jobs: all runs so far, in the order in which they are started.
         progress: of each run.
+        failed: the runs that have failed since one did not.
     """
+
+    unit = "run"  # what too many of may fail
 
     def __init__(self, suite: str, folder: Path, asked: SweepFlags) -> None:
         self.suite, self.folder, self.asked = suite, folder, asked
         self.jobs: list[Job] = []
         self.progress: dict[Job, Progress] = {}
         self.launcher: Launcher
-        self._failures = 0  # in a row
+        self.failed: list[Job] = []
 
     def job(self, name: str, agent: str, flags: Sequence[str], steps: int) -> Job:
         """A new run in the folder `name`, or the one that is there: done already, or to be gone on with."""
@@ -124,6 +127,10 @@ class Sweep:
     def watch(self) -> None:
         """Look at what the runs have come to so far."""
 
+    def failures(self) -> int:
+        """How many have failed in a row."""
+        return len(self.failed)
+
     def unknown(self) -> int:
         """How many jobs there will be beyond those known already."""
         return 0
@@ -137,7 +144,7 @@ class Sweep:
         """Run all jobs. Returns the exit code: 0, or 128 + the signal that stopped the sweep.
 
         Raises:
-            UserError: too many runs in a row have failed, or the launcher or the disk has.
+            UserError: too many runs or trials in a row have failed, or the launcher or the disk has.
         """
         self.launcher = launcher
         with Screen(self) as screen, StopSignal() as stop:
@@ -164,7 +171,11 @@ class Sweep:
         return stop.exit_code
 
     def _step(self) -> bool:
-        """See what has ended, and start what there is room for. False when all is done."""
+        """See what has ended, and start what there is room for. False when all is done.
+
+        Raises:
+            UserError: too many in a row have failed.
+        """
         for job in self.jobs:
             if job.state in ("running", "pruning"):
                 self.progress[job].update()
@@ -172,6 +183,12 @@ class Sweep:
                 if code is not None:
                     self._settle(job, code)
         self.watch()
+        if self.failures() >= self.asked.max_failures:
+            last = self.failed[-1]
+            raise UserError(
+                f"{self.failures()} {self.unit}s in a row have failed (--max-failures), "
+                f"the last ({last.log}) with: {last.error.removeprefix('error: ')}"
+            )
         queued = [job for job in self.jobs if job.state == "queued"]
         free = self.launcher.slots - sum(job.state in ("running", "pruning") for job in self.jobs)
         if free > len(queued):
@@ -190,15 +207,11 @@ class Sweep:
         return any(job.state in ("queued", "running", "pruning") for job in self.jobs)
 
     def _settle(self, job: Job, code: int) -> None:
-        """Decide what becomes of a run that has ended.
-
-        Raises:
-            UserError: too many in a row have failed.
-        """
+        """Decide what becomes of a run that has ended."""
         self.progress[job].update()
         if is_finished(job.run_dir):
             job.state = "done"
-            self._failures = 0
+            self.failed.clear()
             return
         if job.state == "pruning":
             job.state = "pruned"
@@ -209,12 +222,7 @@ class Sweep:
             job.state, job.error = "queued", f"it ended with {code} and goes on where it was"
             return
         job.state, job.error = "failed", last_line(job.log) or f"exit code {code}"
-        self._failures += 1
-        if self._failures >= self.asked.max_failures:
-            raise UserError(
-                f"{self._failures} runs in a row have failed, the last ({job.log}) with: "
-                f"{job.error.removeprefix('error: ')}"
-            )
+        self.failed.append(job)
 
     def halt(self, job: Job) -> None:
         """Let a run go no further."""

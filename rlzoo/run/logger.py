@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # imageio, which a run that draws nothing has no need of
 
 _HEADER = "step,tag,value\n"
 _EVENTS_PREFIX = "events.out.tfevents."
+_PAGE_SUFFIX = ".0000"  # other writers' files in the folder of a sweep have their host's name behind the time
 _EVENTS_NAME = re.compile(re.escape(_EVENTS_PREFIX) + r"(\d{10})\.\d{4,}")
 _PAGE_METRICS = ("eval/return", "eval/best_return", "eval/normalized_score", "eval/success")
 
@@ -251,9 +252,9 @@ def write_hparams_page(folder: Path, settings: Mapping[str, object], first: Coll
     about = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(experiment=page))
     summary = Summary(value=[Summary.Value(tag=metadata.EXPERIMENT_TAG, metadata=about)])
     with errors_named(folder):
-        for path in folder.glob(f"{_EVENTS_PREFIX}*"):
+        for path in folder.glob(f"{_EVENTS_PREFIX}*{_PAGE_SUFFIX}"):
             path.unlink()
-        with (folder / f"{_EVENTS_PREFIX}{int(time.time()):010d}.0000").open("wb") as file:
+        with (folder / f"{_EVENTS_PREFIX}{int(time.time()):010d}{_PAGE_SUFFIX}").open("wb") as file:
             events = RecordWriter(file)
             events.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
             events.write(Event(wall_time=time.time(), summary=summary).SerializeToString())

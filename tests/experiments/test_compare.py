@@ -71,7 +71,7 @@ def write_run(
 def publish(output: Path, *inputs: Path, **options: Any) -> dict[str, str]:
     """What compare.py writes from runs, but for the picture."""
     gather(Request(output, inputs, **options))
-    return {path.name: path.read_text() for path in output.iterdir() if path.suffix != ".png"}
+    return {path.name: path.read_text() for path in output.glob("*.*") if path.suffix != ".png"}
 
 
 def labels(runs: list[Run]) -> dict[str, list[int]]:
@@ -385,6 +385,60 @@ def test_one_label_has_one_mode_on_all_tasks() -> None:
     assert [one.label for one in groups["two"]] == ["bc, offline", "sac, online"]
 
 
+def test_a_label_means_the_same_settings_on_every_task() -> None:
+    """On the second task the first value came last, on the third it is not there."""
+    runs = [
+        make_run(f"s1-{age}", task=task, settings={"agent.tau": tau})
+        for age, (task, tau) in enumerate(
+            [("a", 0.1), ("a", 0.2), ("b", 0.2), ("b", 0.1), ("c", 0.2), ("d", 0.3)]
+        )
+    ]
+    groups, lines = group(runs)
+    shown = {
+        task: {one.label: one.runs[0].settings["agent.tau"] for one in of} for task, of in groups.items()
+    }
+    both = {"sac": 0.1, "sac (2)": 0.2}
+    assert shown == {"a": both, "b": both, "c": {"sac (2)": 0.2}, "d": {"sac (3)": 0.3}}
+    assert lines[-2:] == ["c, sac (2): agent.tau=0.2", "d, sac (3): agent.tau=0.3"]
+
+
+def test_runs_of_two_sweeps_have_the_same_names(tmp_path: Path) -> None:
+    for day, name in enumerate("AB", 1):
+        info = {"command": "-", "started": f"2026-01-0{day}T00:00:00+00:00"}
+        write_run(tmp_path / name / "sac-s1", value=float(day), info=info)
+    folders = tmp_path / "A", tmp_path / "B"
+    page = publish(tmp_path / "labelled", *folders, label=("before", "after"))["README.md"]
+    assert "| before | 1 | 120 | 1.00 |" in page
+    assert "| after | 1 | 120 | 2.0 |" in page
+    publish(tmp_path / "out", *folders)
+    again = publish(tmp_path / "again", tmp_path / "out", *folders)
+    assert "| sac | 1, 1 | 120 | 1.5 ± 0.7 |" in again["README.md"]
+    assert list(json.loads(again["runs.json"])) == ["Reacher-v5/sac/sac-s1", "Reacher-v5/sac/sac-s1 (2)"]
+
+
+def test_seeds_that_never_succeeded_count_where_others_tell_of_success(tmp_path: Path) -> None:
+    for seed, rate in ((1, "1.0"), (2, None)):
+        write_run(tmp_path / "runs" / f"s{seed}-1", seed=seed)
+        if rate is not None:
+            with (tmp_path / "runs" / "s1-1" / "metrics.csv").open("a") as file:
+                file.write(f"\n120,eval/success,{rate}\n")
+    page = publish(tmp_path / "out", tmp_path / "runs", paper=True, score="success")["README.md"]
+    assert "| 0.50 ± 0.71 |" in page
+
+
+def test_what_others_wrote_is_not_written_over(tmp_path: Path) -> None:
+    for name in "AB":
+        write_run(tmp_path / name / "s1-1")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "README.md").write_text("mine")
+    for output, reason in ((tmp_path / "notes", "a README.md"), (tmp_path / "A", "runs")):
+        before = sorted(output.rglob("*"))
+        with pytest.raises(UserError, match=f"{output}, the folder to write to, has {reason}"):
+            publish(output, tmp_path / "B")
+        assert sorted(output.rglob("*")) == before
+    publish(tmp_path / "A", tmp_path / "A")  # beside its runs, when that is asked for
+
+
 def test_presets_tell_experiments_of_an_agent_apart() -> None:
     runs = [
         make_run("s1-1", settings={"agent.tau": 0.1}, preset="paper"),
@@ -393,6 +447,9 @@ def test_presets_tell_experiments_of_an_agent_apart() -> None:
     assert list(labels(runs)) == ["sac", "sac, small"]
     same = [dataclasses.replace(run, preset="paper") for run in runs]
     assert list(labels(same)) == ["sac", "sac (2)"]
+    elsewhere = [dataclasses.replace(run, task="other") for run in runs[1:]]
+    assert [one.label for one in group([*runs, *elsewhere])[0]["other"]] == ["sac, small"]
+    assert list(labels(runs[1:])) == ["sac"]
 
 
 @pytest.fixture(scope="module")
@@ -458,6 +515,14 @@ def test_a_paper_made_twice_is_the_same(hopper_and_cheetah: tuple[Path, str]) ->
     gather(request)
     for path in (folder / "out" / "paper").iterdir():
         assert path.read_bytes() == (folder / "again" / "paper" / path.name).read_bytes(), path.name
+
+
+def test_an_agents_name_in_capitals_may_be_anothers_label(tmp_path: Path) -> None:
+    write_run(tmp_path / "A" / "s1-1", value=1.0)
+    write_run(tmp_path / "B" / "s1-2", value=2.0, agent={"tau": 0.5})
+    publish(tmp_path / "named", tmp_path / "A", label=("SAC",))
+    publish(tmp_path / "out", tmp_path / "named", tmp_path / "B", paper=True)
+    assert "| Reacher-v5 | 1.00 (1) | 2.0 (1) |" in (tmp_path / "out" / "paper" / "README.md").read_text()
 
 
 def test_wrong_flags_for_a_paper_write_nothing(hopper_and_cheetah: tuple[Path, str], tmp_path: Path) -> None:

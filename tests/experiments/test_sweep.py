@@ -272,7 +272,8 @@ def test_a_search_ends_with_the_best_trials_command_and_plots(
     output = capsys.readouterr().out
     lr = study.best_params["agent.lr"]
     assert f"rlzoo train mujoco sac --steps 9 --agent.lr {lr} --seed 1\n" in output
-    assert f"--over seed=1,2,3,4,5 --output {tmp_path}/final --steps 9 --agent.lr {lr}\n" in output
+    final = tmp_path / f"final-t{study.best_trial.number:03d}"
+    assert f"--over seed=1,2,3,4,5 --output {final} --steps 9 --agent.lr {lr}\n" in output
     for name in ("history", "slices", "importance"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -280,7 +281,7 @@ def test_a_search_ends_with_the_best_trials_command_and_plots(
 @pytest.mark.usefixtures("stand_in")
 def test_the_best_settings_are_run_on_fresh_seeds(tmp_path: Path) -> None:
     assert find(tmp_path, "--seeds", "7", "--trials", "2", "--final-seeds", "1", "2") == 0
-    (session,) = sessions(tmp_path / "final" / "sac-s2")
+    (session,) = sessions(next(tmp_path.glob("final-t*")) / "sac-s2")
     assert (
         float(session["flags"][session["flags"].index("--agent.lr") + 1])
         == study_of(tmp_path).best_params["agent.lr"]
@@ -347,18 +348,36 @@ def test_a_search_begun_again_goes_on_with_its_open_trials(tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("stand_in")
 def test_trials_that_fail_each_time_end_the_search(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"3 runs in a row have failed.*loss/q became nan"):
+    with pytest.raises(UserError, match=r"3 trials in a row have failed.*loss/q became nan"):
         find(tmp_path, "--seeds", "1", "--trials", "9", "--jobs", "1", "--fail", "diverge")
     trials = study_of(tmp_path).trials
-    assert [trial.state for trial in trials[:2]] == 2 * [TrialState.FAIL]
+    assert [trial.state for trial in trials] == 3 * [TrialState.FAIL]
     assert trials[0].user_attrs == {"error": "error: loss/q became nan"}
-    # Begun again: the third is resumed, and the first two are tried once more, and only once.
+    # Begun again, they are tried once more, and only once.
     again = ["--trials", "3", "--fail", "diverge", "--max-failures", "9"]
     for _ in range(2):
-        assert find(tmp_path, "--seeds", "1", *again) == 0
+        with pytest.raises(UserError, match="no trial has come to its end"):
+            find(tmp_path, "--seeds", "1", *again)
     trials = study_of(tmp_path).trials
-    assert trials[2].state == TrialState.COMPLETE
-    assert [trial.params for trial in trials[3:]] == [trial.params for trial in trials[:2]]
+    assert [trial.params for trial in trials[3:]] == [trial.params for trial in trials[:3]]
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_settings_that_diverge_with_every_seed_are_one_failure(tmp_path: Path) -> None:
+    flags = ["--seeds", "1", "2", "3", "--jobs", "3", "--sampler", "random"]
+    assert find(tmp_path, *flags, "--trials", "6", "--fail", "high") == 0
+    found = {trial.params["agent.lr"] > 4.5: trial.state for trial in study_of(tmp_path).trials}
+    assert found == {True: TrialState.FAIL, False: TrialState.COMPLETE}
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_better_trial_of_a_longer_search_is_run_on_fresh_seeds_too(tmp_path: Path) -> None:
+    best = {}
+    for trials in ("1", "8"):
+        assert find(tmp_path, "--seeds", "7", "--trials", trials, "--final-seeds", "1") == 0
+        best[trials] = study_of(tmp_path).best_trial.number
+    assert best["8"] > best["1"]
+    assert {path.name for path in tmp_path.glob("final*")} == {f"final-t{one:03d}" for one in best.values()}
 
 
 @pytest.mark.usefixtures("stand_in")

@@ -14,9 +14,11 @@ from rich.console import Console
 from experiments.compare import read_run
 from experiments.runner.launch import main
 from experiments.train_mujoco import MujocoSuite
+from rlzoo.data.write import write_d4rl
 from rlzoo.errors import UserError
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.progress import evaluation_table
+from rlzoo.types import Episode
 
 MODULE = '''
 import itertools, os, random
@@ -70,6 +72,11 @@ class Telling(Walk):
         is_solved = self.steps == 9 and abs(self.state[0]) < float(os.environ["SOLVED"])
         return {"is_success": True} if is_solved else {}
 
+class Levels(Walk):
+    """Cannot be made without an argument."""
+    def __init__(self, level):
+        self.level = level
+
 class Engine(Walk):
     """Its world is somewhere else."""
     def __init__(self):
@@ -77,7 +84,7 @@ class Engine(Walk):
     def push(self, action):
         return super().push(action) + next(self.world)
 
-for kind in (Walk, Fixed, Drawing, Breaking, Telling, Engine):
+for kind in (Walk, Fixed, Drawing, Breaking, Telling, Levels, Engine):
     gym.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=50)
 '''
 FLAGS = ["--warmup-steps", "20", "--batch-size", "8", "--agent.hidden", "8", "8", "--buffer-capacity", "1000"]
@@ -171,6 +178,13 @@ def test_a_task_that_is_first_solved_late_was_not_solved_before(solved, monkeypa
     assert rates[0] == (1.0 if solved == "9.0" else 0.0)
     assert rates[-1] == (0.0 if solved == "9.0" else 1.0)
     Console(quiet=True).print(evaluation_table(state(run)["evaluations"]))
+
+
+def test_recorded_data_of_a_task_that_needs_arguments():
+    state_rows, actions, rewards = (np.zeros(shape, np.float32) for shape in ((10, 2), (9, 2), 9))
+    write_d4rl("walks.hdf5", [Episode({"state": state_rows}, actions, rewards, terminated=False)], {})
+    run = train("levels", "Levels", "--steps", "60", "--env", "level=1", "--dataset", "walks.hdf5")
+    assert state(run)["counters"]["env_steps"] == 60
 
 
 # ---- Seeds and exact resumption ----------------------------------------------------------------------------

@@ -292,9 +292,13 @@ def test_the_page_of_a_sweep_begins_with_what_is_swept_and_hides_no_run(tmp_path
             logger.hparams({**settings, "agent": agent, own: 0.5})
             logger.log(10, {"eval/a": 0.0, TAG: 5.0})
             logger.hparams(settings, {TAG: 5.0, "eval/best_return": 7.0})
+    other = tmp_path / "events.out.tfevents.1700000000.myhost.1.0"  # of another program
+    other.touch()
     write_hparams_page(tmp_path, {**settings, "agent.tau": 0.5}, first={"agent", "seed"})
     every = {**settings, "agent.tau": 0.5, "agent.greedy": 0.5}
     write_hparams_page(tmp_path, every, first={"agent", "agent.lr"})
+    assert len(list(tmp_path.glob("events*"))) == 2
+    other.unlink()
     columns, metrics, runs = page_of(tmp_path)
     assert columns == ["agent", "agent.lr", "agent.bins", "agent.greedy", "agent.tau", "seed"]
     assert metrics[:2] == [TAG, "eval/best_return"]
