@@ -659,6 +659,9 @@ def main() -> int:
         torch.cuda.set_device(device)
     if unknown := sorted(set(request.agents) - set(AGENTS)):
         raise UserError(f"no agent called {', '.join(unknown)}; there are {', '.join(AGENTS)}")
+    agents = [name for name in request.agents if AGENTS[name].sees_images or not request.images]
+    if blind := sorted(set(request.agents) - set(agents)):
+        print(f"not timed, as they learn from states alone: {', '.join(blind)}")
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     torch.set_float32_matmul_precision(request.matmul_precision)
@@ -668,7 +671,7 @@ def main() -> int:
         raise UserError(BUSY.format(busy))
     time_one = time_images if request.images else time_agent
     timings: dict[str, dict[str, dict[str, Any]]] = {}
-    for name in request.agents:
+    for name in agents:
         for preset in request.presets:
             print(f"timing {name}, {preset}", flush=True)
             # The machine's speed changes by the minute: the floor is taken where the update is.

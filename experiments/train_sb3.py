@@ -9,6 +9,7 @@ compare.py, sweep.py and evaluate.py. It cannot go on where it was: an interrupt
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,14 +31,14 @@ from rlzoo.errors import UserError
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.cli import run_main
 from rlzoo.run.extras import load_extra
-from rlzoo.run.folder import plain
+from rlzoo.run.folder import is_finished, plain
 from rlzoo.seeding import WARMUP, derived_seed
 from rlzoo.train import CHECKPOINT
 from rlzoo.types import Array
 
 # Settings of the loop here that Stable-Baselines3's has not, and those of a replay buffer.
 IDLE = DATA_SETTINGS | {"train.bootstrap_through_success", "train.capture", "train.processes"}
-IDLE |= {"train.reward_scale"}
+IDLE |= {"train.reward_scale", "train.max_restarts", "train.env_timeout"}
 IDLE_ON_POLICY = {"train.warmup_steps", "train.utd", "train.n_step", "train.buffer_capacity"}
 
 
@@ -81,7 +82,7 @@ class SB3Suite(MujocoSuite):
 
         config, task = experiment.train, experiment.task
         if resume is not None:
-            refuse_finished(resume, config.steps)
+            refuse_done(resume, config.steps)
             print(f"Stable-Baselines3 cannot go on where it was: the run in {resume} starts anew")
         self.prepare(experiment, None)
         eval_task = self.make(task, eval_lanes(config.eval_episodes, None), render=experiment.video)
@@ -134,16 +135,16 @@ class SB3Suite(MujocoSuite):
         return lines
 
 
-def refuse_finished(run_dir: Path, steps: int) -> None:
-    """A finished run is not thrown away by a mistaken ``--resume``."""
+def refuse_done(run_dir: Path, steps: int) -> None:
+    """A run that came to its end is not thrown away by ``--resume``, with more steps either."""
     try:
         done = load_checkpoint(run_dir / "checkpoints" / CHECKPOINT)["trainer"]["counters"]["env_steps"]
     except (UserError, KeyError):  # interrupted before there was one, or in the midst of it
         return
-    if done >= steps:
+    if done >= steps or is_finished(run_dir):
         raise UserError(
-            f"{run_dir} has done its {steps:,} steps, and Stable-Baselines3 cannot go on from there: "
-            f"--config {run_dir} --steps N begins a longer run"
+            f"{run_dir} has done its {done:,} steps, and Stable-Baselines3 cannot go on from there: "
+            f"--config {shlex.quote(str(run_dir))} --steps N begins a longer run"
         )
 
 

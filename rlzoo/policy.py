@@ -171,16 +171,27 @@ class Policy:
         return action if leads.pop() else action[0]
 
     def reset(self, rows: npt.ArrayLike | None = None) -> None:
-        """A new episode begins, and no earlier image counts: everywhere, or in the flagged rows [N]."""
+        """A new episode begins, and no earlier image counts: everywhere, or in the flagged rows [N]; of
+        several calls before the next action, in all that one of them flagged.
+
+        Raises:
+            ValueError: the flags are not [N].
+        """
         if rows is None:
             self._stacker = FrameStacker(self.spaces)
             self._begins: BoolArray | None = None
-        else:
-            self._begins = np.asarray(rows, np.bool_)
+            return
+        begins, frames = np.asarray(rows, np.bool_), self._stacker.frames
+        if begins.ndim != 1 or (frames is not None and len(begins) != len(frames)):
+            raise ValueError(f"rows are {begins.shape}, expected a flag for each of the last observations")
+        if frames is not None:
+            self._begins = begins if self._begins is None else self._begins | begins
 
     def unit_action(self, obs: dict[str, Array], *, deterministic: bool = True) -> FloatArray:
         """What a `VectorTask` takes for what it gives: obs [N, ...] -> actions [N, A] in [-1, 1]."""
         count = len(obs["state"])
+        if self.spaces.frame_stack == 1:
+            self.reset()  # nothing is remembered
         frames, begins = self._stacker.frames, self._begins
         if frames is not None and len(frames) != count:
             raise ValueError(f"{count} observations after {len(frames)}: a new episode begins with reset()")

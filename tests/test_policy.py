@@ -1,5 +1,6 @@
 """A policy to take away: from a run or an export to actions in the task's own units, without the task."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -188,6 +189,31 @@ def test_images_are_stacked_as_in_training() -> None:
     np.testing.assert_array_equal(policy.act(one), first)
     policy.reset()
     assert not np.array_equal(policy.act({**one, "pixels": frames[1, 0]}), second)  # no earlier image
+
+
+def test_rows_begin_anew_one_call_after_another() -> None:
+    policy, other = small("td3", PIXELS), small("td3", PIXELS)
+    frames = np.random.default_rng(0).integers(256, size=(3, 2, 2, 3, 24, 24), dtype=np.uint8)
+    seen = [{"state": np.zeros((2, 5), np.float32), "pixels": frame} for frame in frames]
+    for each in (policy, other):
+        each.act(seen[0])
+    policy.reset([True, False])
+    policy.reset([False, True])
+    other.reset()
+    np.testing.assert_array_equal(policy.act(seen[1]), other.act(seen[1]))
+    for wrong in ([True], [True] * 3, 1):
+        with pytest.raises(ValueError, match="expected a flag for each of the last observations"):
+            policy.reset(wrong)
+    np.testing.assert_array_equal(policy.act(seen[2]), other.act(seen[2]))  # what failed left no trace
+
+
+def test_without_stacked_frames_any_number_of_rows_may_follow() -> None:
+    spaces = dataclasses.replace(PIXELS, pixels=(2, 3, 24, 24), frame_stack=1)
+    policy = small("td3", spaces)
+    frames = np.zeros((3, 2, 3, 24, 24), np.uint8)
+    policy.act({"state": np.zeros((3, 5), np.float32), "pixels": frames})
+    policy.reset([True, False, False])
+    assert policy.act({"state": np.zeros(5, np.float32), "pixels": frames[0]}).shape == (spaces.action_dim,)
 
 
 def test_another_rule_for_the_deterministic_action(tmp_path: Path) -> None:

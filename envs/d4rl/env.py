@@ -140,6 +140,11 @@ class _Maze(gym.Wrapper[Array, Any, Any, Any]):
         super().__init__(env)
         self.observation_space = Box(-np.inf, np.inf, (task.state_dim,))
 
+    @property
+    def dt(self) -> float:
+        """The length of a step in s."""
+        return float(getattr(self.env.unwrapped, self._body).dt)
+
     def _start(self, random: np.random.Generator) -> tuple[Array, Array]:
         """Draw an episode's first qpos, in D4RL's frame, and qvel."""
         raise NotImplementedError

@@ -164,6 +164,8 @@ def make_buffers(
 def _rows(spaces: Spaces, data: Data, config: TrainConfig, *, grows: bool) -> dict[str, int]:
     """Rows per lane of each buffer, 0 for none."""
     least = config.n_step + spaces.frame_stack + 1
+    if data.demos and grows and 0 < config.join_capacity < least:
+        raise UserError(f"--join-capacity is {config.join_capacity}, expected 0 or at least {least}")
     own = config.buffer_capacity if grows else least * config.num_envs
     # Lanes are filled as evenly as whole episodes allow: each may need up to one episode more than its share.
     longest = max((len(episode) + 1 for episode in data.replay), default=0)

@@ -19,6 +19,7 @@ from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from rlzoo.agent import Agent, AgentConfig, Update
+from rlzoo.errors import SimulatorFailure
 from rlzoo.nn.mlp import Activation
 from rlzoo.run.extras import load_extra
 from rlzoo.run.progress import Progress
@@ -360,6 +361,9 @@ class SB3Trainer(Trainer):
             self.model.learn(
                 self.config.steps, callback=lambda found, _: self._count_step(found), log_interval=None
             )
+        except SimulatorFailure:  # its environments cannot begin anew: what was learnt is kept
+            self._checkpoint()
+            raise
         except ValueError as error:
             if "constraint" not in str(error):  # of a PyTorch distribution on its parameters
                 raise

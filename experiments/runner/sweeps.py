@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import shlex
 import statistics
 import sys
 import time
@@ -495,7 +496,7 @@ def run_grid(
             returns = [sweep.progress[job].final for job in jobs if job.state == "done"]
             table.add_row(*shown, str(len(returns)), mean_and_spread(returns))
         Console().print(table)
-        print(f"curves and intervals: rlzoo compare results/mine {folder}")
+        print(f"curves and intervals: rlzoo compare results/mine {shlex.quote(str(folder))}")
         print(f"learning curves: {tensorboard_hint(folder)}")
         return int(any(job.state == "failed" for job in sweep.jobs))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from algos import AGENTS
 from experiments import benchmark
 from experiments.benchmark import Measured, why_busy
 from rlzoo.errors import UserError
@@ -57,13 +58,18 @@ def test_timings_become_a_file_and_a_page(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("without_start_up")
-def test_agents_that_see_images_are_timed_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agents_that_see_images_are_timed_by_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "timings.json"
     from tests.experiments.test_train_rlbench import needs_rendering
 
     needs_rendering()
-    flags = ("--images", "--agents", "bc", "--presets", "small", "--anyway", "--output", str(output))
+    monkeypatch.setitem(AGENTS, "blind", type("Blind", (AGENTS["bc"],), {"sees_images": False}))
+    flags = ("--images", "--agents", "bc", "blind", "--presets", "small", "--anyway", "--output", str(output))
     run(monkeypatch, *flags)
+    assert "not timed, as they learn from states alone: blind" in capsys.readouterr().out
+    assert list(json.loads(output.read_text())["timings"]) == ["bc"]
     row = json.loads(output.read_text())["timings"]["bc"]["small"]
     assert {
         "update",

@@ -426,6 +426,11 @@ def test_no_two_buffers_of_neighbouring_seeds_draw_the_same_rows(hopper_data: Pa
     assert len(set(drawn)) == len(drawn)
 
 
+def test_too_little_room_for_episodes_that_join_names_its_flag(hopper_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--join-capacity is 2, expected 0 or at least 3"):
+        run_d4rl("cqn", tmp_path, hopper_data, "--steps", "4", "--warmup-steps", "0", "--join-capacity", "2")
+
+
 def test_an_offline_run_takes_no_room_beyond_its_data(hopper_data: Path, tmp_path: Path) -> None:
     lengths = [len(episode) + 1 for episode in load_episodes(hopper_data)]
     least = 3 + 1 + 1  # n-step, one frame, and one

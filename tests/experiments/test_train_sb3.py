@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -185,6 +187,8 @@ def test_a_run_without_a_checkpoint_starts_anew_and_a_finished_one_is_kept(
     run_dir = train("sb3-trpo", tmp_path)
     with pytest.raises(UserError, match=r"has done its 240 steps, .* --config .* begins a longer run"):
         main(SB3Suite, ["--resume", str(run_dir)])
+    with pytest.raises(UserError, match=r"has done its 240 steps"):
+        main(SB3Suite, ["--resume", str(run_dir), "--steps", "480"])
     (run_dir / "checkpoints" / "latest.pt").unlink()
     assert main(SB3Suite, ["--resume", str(run_dir)]) == 0
     assert rows(run_dir) == rows(runs["sb3-trpo"])
@@ -227,6 +231,30 @@ def test_settings_without_effect_are_named(tmp_path: Path, capsys: pytest.Captur
     assert "warning: no update will be made: one takes 400 steps, and --steps is 240" in shown
     train("sb3-sac", tmp_path, "--demo-fraction", "0.25")
     assert "warning: --demo-fraction has no effect on sb3-sac" in capsys.readouterr().out
+
+
+class Breaking(gym.Wrapper):
+    """Fails at its hundredth step, for good."""
+
+    steps = itertools.count(1)
+
+    def step(self, action):
+        if next(Breaking.steps) == 100:
+            raise RuntimeError("bus error")
+        return super().step(action)
+
+
+def test_a_simulator_that_fails_ends_the_run_with_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = gym.envs.registration.EnvSpec(
+        "Breaking-v0", lambda: Breaking(gym.make("InvertedPendulum-v5")), max_episode_steps=50
+    )
+    monkeypatch.setitem(gym.registry, own.id, own)
+    with pytest.raises(UserError, match=r"Breaking-v0.*bus error"):
+        train("sb3-sac", tmp_path, "--task", own.id, "--eval-every", "1000")
+    (latest,) = tmp_path.rglob("latest.pt")
+    assert load_checkpoint(latest)["trainer"]["counters"]["env_steps"] == 98
 
 
 def test_weights_that_are_not_finite_end_the_run_with_one_line(tmp_path: Path) -> None:

@@ -264,6 +264,12 @@ def test_antmaze_ant_is_d4rl_s():
     np.testing.assert_array_equal(model.actuator_gear[:, 0] * model.actuator_ctrlrange[:, 1], 30)
 
 
+@pytest.mark.parametrize(("name", "rate"), [("antmaze-umaze-v2", 10), ("maze2d-umaze-v1", 100)])
+def test_films_run_at_the_mazes_own_speed(name, rate):
+    task = make(name, 1)
+    assert (task.render_fps, task.interface.control_rate) == (rate, rate)
+
+
 @pytest.mark.parametrize(
     ("name", "maze", "goal"), [("umaze-v1", U_MAZE, (1, 1)), ("medium-v1", MEDIUM, (6, 6))]
 )
