@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rlzoo.errors import UserError
+from rlzoo.errors import SimulatorFailure, UserError
 from rlzoo.types import Array, FloatArray
 
 
@@ -35,7 +35,7 @@ def require_finite(
         steps: how many steps each episode has had, 0 at a reset; asked where something is wrong.
 
     Raises:
-        UserError: a value is NaN or infinite; the message says which.
+        SimulatorFailure: a value is NaN or infinite; the message says which.
     """
     state = obs["state"]
     if np.isfinite(state).all() and np.isfinite(reward).all():
@@ -45,9 +45,8 @@ def require_finite(
             which = name if name == "reward" else f"{name}[{column}]"
             step = steps()[lane]
             when = f"in step {step} of its episode" if step else "on its reset"
-            raise UserError(
-                f"{task}: environment {lane} returned {which} = {values[lane, column]} {when}; the run stops "
-                "before it is stored, and the last checkpoint goes on from before it"
+            raise SimulatorFailure(
+                f"{task}: environment {lane} returned {which} = {values[lane, column]} {when}"
             )
 
 

@@ -39,6 +39,9 @@ class GymOptions(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.arguments()
+        # Of each name the last: given again for a run that goes on, a flag stands behind its earlier self.
+        of_name = {given.partition("=")[0]: given for given in self.env}
+        object.__setattr__(self, "env", tuple(of_name.values()))
 
     def arguments(self) -> dict[str, Any]:
         """By name, each value read as YAML: a number, true, a text, a list.

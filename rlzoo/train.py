@@ -462,13 +462,14 @@ class Trainer:
 
     def _play(self) -> Evaluation | None:
         """Play and film an evaluation, anew where a simulator fails; None where a signal comes."""
+        tries: list[int] = []  # further parts of the seed: what fails twice would fail each time
         while not self.stop.requested:
             try:
                 result = evaluate(
                     self.agent,
                     self.eval_task,
                     episodes=self.config.eval_episodes,
-                    seed=derived_seed(self.seed, EVALUATION, self.counters.step),
+                    seed=derived_seed(self.seed, EVALUATION, self.counters.step, *tries[1:][-1:]),
                     device=self.device,
                     record=self.film,
                     tells_success=self.tracker.tells_success,
@@ -480,6 +481,7 @@ class Trainer:
                 return result
             except (SimulatorFailure, CutShort) as failure:
                 self._restart(self.eval_task, failure)
+                tries.append(self.counters.restarts)
             except UserError:
                 if not self.stop.requested:  # else ffmpeg may have got the signal, too
                     raise
@@ -505,15 +507,16 @@ class Trainer:
         step = self.counters.step
         if not math.isfinite(values["eval/return"]):
             self._fail_not_finite("eval/return", values["eval/return"])
-        self.evaluations.append({"step": step, **values})
-        self.logger.log(step, values)
-        self.progress.evaluation(step, values)
-        self.counters.best_return = max(self.counters.best_return, values["eval/return"])
         if values["eval/return"] > self.best_saved:
-            self.best_saved = values["eval/return"]
             self._check_weights()
-            best = {"agent": self.agent.state_dict(), "step": step, "return": self.best_saved}
+            best = {"agent": self.agent.state_dict(), "step": step, "return": values["eval/return"]}
             self._save(BEST_POLICY, best)
+            self.best_saved = values["eval/return"]
+        self.logger.log(step, values)
+        # Only now: one that could not be written is made again by the run that goes on.
+        self.evaluations.append({"step": step, **values})
+        self.counters.best_return = max(self.counters.best_return, values["eval/return"])
+        self.progress.evaluation(step, values)
 
     def _score(self, result: Evaluation) -> dict[str, float]:
         values = result.values()

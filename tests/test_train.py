@@ -26,6 +26,7 @@ from rlzoo.errors import SimulatorFailure, UserError
 from rlzoo.evaluate import EVALUATION_TAGS, Evaluation
 from rlzoo.replay import ReplayBuffer, map_batch
 from rlzoo.run.checkpoint import load_checkpoint
+from rlzoo.run.files import WriteError, cannot_write
 from rlzoo.run.logger import Logger
 from rlzoo.run.progress import Progress
 from rlzoo.run.signals import StopSignal
@@ -941,6 +942,51 @@ def test_after_too_many_failures_the_run_stops_with_a_checkpoint_and_the_cause(
     train(resumed, tmp_path, resumed=True)
     assert resumed.counters.env_steps == 200
     assert_transitions_are_whole(resumed.replay)
+
+
+def test_an_evaluation_that_fails_twice_begins_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same episodes, numbers that are not finite would come again each time."""
+    trainer = make_trainer()
+    assert isinstance(trainer.eval_task, Corridor)
+    reset, first = trainer.eval_task.reset, derived_seed(5, EVALUATION, 100)
+
+    def fails_for_one_seed(seed: int) -> dict[str, Array]:
+        obs = reset(seed)
+        if seed == first:
+            fail()
+        return obs
+
+    monkeypatch.setattr(trainer.eval_task, "reset", fails_for_one_seed)
+    train(trainer, tmp_path)
+    assert trainer.counters.restarts == 2
+    again = derived_seed(5, EVALUATION, 100, 2)
+    assert trainer.eval_task.seeds == [first, first, again, derived_seed(5, EVALUATION, 200)]
+
+
+def test_an_evaluation_that_cannot_be_written_is_made_again_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, log = make_trainer(), Logger.log
+
+    def full(logger: Logger, step: int, values: dict[str, float]) -> None:
+        log(logger, step, values)
+        if "eval/return" in values:
+            raise cannot_write("events", OSError(28, "no space left"))
+
+    monkeypatch.setattr(Logger, "log", full)
+    with pytest.raises(WriteError):
+        train(trainer, tmp_path)
+    monkeypatch.setattr(Logger, "log", log)
+    trainer.rescue(cannot_write("events", OSError(28, "no space left")), tmp_path)
+    resumed = make_trainer()
+    resumed.load_state_dict(checkpoint(tmp_path))
+    assert (resumed.counters.step, resumed.evaluated) == (100, False)
+    with Logger(tmp_path, 100, drop_tags=EVALUATION_TAGS) as logger, Progress(1, "test") as progress:
+        resumed.run(logger, progress, StopSignal(), tmp_path)
+    assert [step for step, _ in rows_of(tmp_path, "eval/return")] == [100, 200]
+    assert [row["step"] for row in resumed.evaluations] == [100, 200]
 
 
 def test_failures_that_are_far_apart_stop_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from experiments.runner.experiment import (
     differing,
     flag,
     parse,
+    read_config,
 )
 from experiments.runner.flags import Experiment
 from experiments.runner.suite import Suite
@@ -37,6 +38,7 @@ from rlzoo.run.files import WriteError, errors_named
 from rlzoo.run.folder import (
     ABOUT,
     CONFIG_FILE,
+    METRICS_FILE,
     PROJECT,
     create_run_dir,
     finish_run_info,
@@ -130,6 +132,8 @@ def run(request: Request) -> tuple[int, Path]:
                 )
             with errors_named(run_dir):
                 run_dir.mkdir(parents=True, exist_ok=True)
+            if (run_dir / METRICS_FILE).exists():
+                raise UserError(f"{run_dir} has a {METRICS_FILE}, but it is not a run folder; name another")
             lock = stack.enter_context(lock_run(run_dir))
         else:
             run_dir = resume
@@ -146,7 +150,8 @@ def load_latest(run_dir: Path, agent_name: str, asked: Experiment[Any, Any]) -> 
     path = run_dir / "checkpoints" / CHECKPOINT
     if not path.exists():
         reached = last_step(run_dir)
-        if reached > asked.train.checkpoint_every + asked.train.num_envs:
+        every = read_config(run_dir)["train"]["checkpoint_every"]  # before the flags of today
+        if reached > every + asked.train.num_envs:
             raise UserError(
                 f"no checkpoint at {path}, though the run got to step {reached:,}: it was removed"
             )
@@ -272,11 +277,14 @@ def refuse_fewer_steps(config: TrainConfig, done: Counters) -> None:
     if config.offline_steps < done.offline_updates:
         asked, made = config.offline_steps, done.offline_updates
         raise UserError(f"{asked:,} offline updates are asked for, but the run has done {made:,} already")
+    if config.offline_steps > done.offline_updates and done.env_steps:
+        raise UserError("--offline-steps come before the online ones, of which the run has done some already")
 
 
-# Settings that are about recorded data alone.
+# Settings that are about recorded data alone, and about steps in the environment alone.
 DATA_SETTINGS = {f"data.{field.name}" for field in dataclasses.fields(DataConfig)}
 DATA_SETTINGS |= {"train.demo_fraction", "train.join_capacity"}
+ONLINE_SETTINGS = {"train.num_envs", "train.utd", "train.warmup_steps", "train.join_capacity"}
 
 
 def remarks(
@@ -284,12 +292,19 @@ def remarks(
 ) -> list[str]:
     """Warnings about a new run: settings that have no effect or do not fit the data, a line each."""
     config, lines = trainer.config, []
-    if trainer.demos is None:
-        default = default_experiment(suite, agent_name, experiment.task, experiment.preset)
-        for key, value in differing(default, experiment).items():
-            if key in DATA_SETTINGS:
-                shown = flag(key) if value is not False else f"--no-{flag(key)[2:]}"
-                lines.append(f"{shown} has no effect without recorded data")
+    default = default_experiment(suite, agent_name, experiment.task, experiment.preset)
+    for key, value in differing(default, experiment).items():
+        shown = flag(key) if value is not False else f"--no-{flag(key)[2:]}"
+        if trainer.demos is None and key in DATA_SETTINGS:
+            lines.append(f"{shown} has no effect without recorded data")
+        elif experiment.data.offline and key in ONLINE_SETTINGS:
+            lines.append(f"{shown} has no effect with --offline")
+    before_the_last = config.steps - config.num_envs - config.warmup_steps
+    if config.steps and not config.offline_steps and int(max(0, before_the_last) * config.utd) < 1:
+        lines.append(
+            f"no update will be made: --steps is {config.steps:,}, --warmup-steps {config.warmup_steps:,}, "
+            f"--utd {config.utd:g}"
+        )
     if trainer.demo_rows == config.batch_size and trainer.joined is None and config.steps:
         lines.append(
             f"at --demo-fraction {config.demo_fraction:g} every batch is of demonstrations alone: "

@@ -102,6 +102,18 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(
     assert rows(run_dir) == rows(finished)
 
 
+def test_it_does_so_with_more_frequent_checkpoints_too(tmp_path: Path, at_step: Any) -> None:
+    at_step(100, killed)
+    run_dir = train(tmp_path)
+    assert resume(run_dir, "--checkpoint-every", "20") == 0
+
+
+def test_offline_updates_cannot_follow_online_steps(finished: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(finished, tmp_path / "run")
+    with pytest.raises(UserError, match="--offline-steps come before the online ones"):
+        resume(run_dir, "--offline-steps", "6", "--steps", "300")
+
+
 def test_a_run_whose_checkpoint_was_removed_does_not_begin_anew(tmp_path: Path) -> None:
     run_dir = train(tmp_path, "--checkpoint-every", "100")
     (run_dir / "checkpoints" / "latest.pt").unlink()

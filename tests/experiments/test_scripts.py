@@ -426,6 +426,14 @@ def test_no_two_buffers_of_neighbouring_seeds_draw_the_same_rows(hopper_data: Pa
     assert len(set(drawn)) == len(drawn)
 
 
+def test_flags_of_online_steps_have_no_effect_offline(
+    hopper_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_d4rl("td3", tmp_path, hopper_data, "--offline", "--steps", "1", "--utd", "3", "--join-capacity", "9")
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert said == [f"warning: --{name} has no effect with --offline" for name in ("join-capacity", "utd")]
+
+
 def test_too_little_room_for_episodes_that_join_names_its_flag(hopper_data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--join-capacity is 2, expected 0 or at least 3"):
         run_d4rl("cqn", tmp_path, hopper_data, "--steps", "4", "--warmup-steps", "0", "--join-capacity", "2")

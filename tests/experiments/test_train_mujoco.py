@@ -127,18 +127,45 @@ def assert_same_runs(one: Path, other: Path) -> None:
 # ---- What an environment returns ---------------------------------------------------------------------------
 
 
-def test_a_value_that_is_not_finite_leaves_the_last_checkpoint_good(monkeypatch, tmp_path):
-    # 200 of the environment's steps are played in evaluations, at 50 and at 100.
+@pytest.mark.parametrize("breaks_at", ["60", "190"], ids=["in an evaluation", "in training"])
+def test_a_value_that_is_not_finite_is_not_stored_and_new_episodes_begin(breaks_at, monkeypatch):
+    # 72 of the environment's steps are played in evaluations, at 50 and at 100.
+    monkeypatch.setenv("BREAKS_AT", breaks_at)
+    after = state(train("broken", "Breaking", "--steps", "200"))
+    assert (after["counters"]["env_steps"], after["counters"]["restarts"]) == (200, 1)
+    assert torch.isfinite(after["replay"]["fields"]["state"]).all()
+
+
+def test_values_that_are_not_finite_too_often_end_the_run_with_a_checkpoint(monkeypatch):
     monkeypatch.setenv("BREAKS_AT", "190")
-    with pytest.raises(
-        UserError, match=r"^walks:Breaking-v0: environment 0 returned observation\[0\] = inf in"
-    ):
-        train("broken", "Breaking", "--steps", "200")
+    message = r"^walks:Breaking-v0: environment 0 returned observation\[0\] = inf in step . of its episode; "
+    with pytest.raises(UserError, match=f"{message}stopped at step 117 with a checkpoint"):
+        train("broken", "Breaking", "--steps", "200", "--max-restarts", "0")
     broken = run_dir("broken")
-    assert state(broken)["counters"]["env_steps"] == 100
-    assert torch.isfinite(state(broken)["replay"]["fields"]["state"]).all()
     assert main(MujocoSuite, ["--resume", str(broken)]) == 0
     assert state(broken)["counters"]["env_steps"] == 200
+
+
+def test_the_same_command_goes_on_with_a_run_whose_environment_has_arguments():
+    flags = ["--env", "level=1", "--run-dir", "given"]
+    train("given", "Levels", "--steps", "60", *flags)
+    train("given", "Levels", "--steps", "120", *flags)
+    assert state(Path("given"))["counters"]["env_steps"] == 120
+
+
+def test_a_run_without_an_update_says_so(capsys):
+    for flags, warns in ((["--steps", "21"], True), (["--steps", "22"], False), (["--utd", "0"], True)):
+        train(flags[-1], "Walk", "--steps", "60", *flags)
+        assert ("no update will be made: --steps is" in capsys.readouterr().out) == warns
+
+
+def test_a_folder_with_somebody_elses_metrics_is_left_alone():
+    Path("other").mkdir()
+    Path("other/metrics.csv").write_text("mine")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"other has a metrics\.csv, but it is not a run folder"):
+            train("unused", "Walk", "--steps", "60", "--run-dir", "other")
+    assert [path.name for path in Path("other").iterdir() if path.suffix] == ["metrics.csv"]
 
 
 def dataset(path: Path, actions: np.ndarray) -> str:

@@ -330,18 +330,18 @@ def play_until_wrong(where, wrong, *, space=THREE, processes=False):
 @pytest.mark.filterwarnings("ignore:overflow")
 @QUIET_GYMNASIUM
 def test_what_is_not_finite_is_refused_before_anybody_gets_it(where, wrong, which, processes):
-    message = rf"^Own-v0: environment 1 returned {which} in step 3 of its episode; .*checkpoint"
-    with pytest.raises(UserError, match=message) as caught:
+    message = rf"^Own-v0: environment 1 returned {which} in step 3 of its episode$"
+    with pytest.raises(SimulatorFailure, match=message) as caught:
         play_until_wrong(where, wrong, processes=processes)
     assert "\n" not in str(caught.value)
 
 
 def test_a_reset_is_checked_too():
     wrong = np.array([0, np.nan, 0])
-    with pytest.raises(UserError, match=r"environment 1 returned observation\[1\] = nan on its reset;"):
+    with pytest.raises(SimulatorFailure, match=r"environment 1 returned observation\[1\] = nan on its reset"):
         play_until_wrong("reset", wrong)
     first = GymVectorTask("Own-v0", [partial(Fixed, Box(0, 9, (3,)), wrong)])
-    with pytest.raises(UserError, match=r"environment 0 returned observation\[1\] = nan on its reset;"):
+    with pytest.raises(SimulatorFailure, match=r"environment 0 returned observation\[1\] = nan on its reset"):
         first.reset(0)
 
 
