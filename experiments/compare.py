@@ -24,6 +24,7 @@ import itertools
 import json
 import math
 import os
+import re
 import statistics
 import textwrap
 from collections import defaultdict
@@ -232,8 +233,9 @@ def find_runs(folders: Sequence[Path], labels: Sequence[str] = ()) -> list[Run]:
         if not found:
             raise UserError(f"no run with an evaluation in {folder}")
         for run in found:
-            # By when it began: runs of two sweeps with the same settings have the same name.
-            key = (*experiment(run), str(run.seed), run.info.get("started") or run.name)
+            # By when it began, too: runs of two sweeps have the same names, but for what publishing adds.
+            name = re.sub(r" \(\d+\)$", "", run.name)
+            key = (*experiment(run), str(run.seed), run.info.get("started", ""), name)
             if key not in distinct or max(run.evaluations) > max(distinct[key].evaluations):
                 label = labels[index] if labels else run.label
                 distinct[key] = dataclasses.replace(run, label=label)
@@ -243,9 +245,10 @@ def find_runs(folders: Sequence[Path], labels: Sequence[str] = ()) -> list[Run]:
 
 
 def silence_is_failure(run: Run) -> Run:
-    """The run with no success where it says nothing: some tasks tell of success only when there is one."""
-    filled = {step: {SUCCESS: 0.0, **values} for step, values in run.evaluations.items()}
-    return dataclasses.replace(run, evaluations=filled)
+    """The run with no success up to where it first tells of one: some tasks do so only when there is one."""
+    first = min(run.curve(SUCCESS), default=math.inf)
+    silent = {step: {SUCCESS: 0.0, **of} for step, of in run.evaluations.items() if step < first}
+    return dataclasses.replace(run, evaluations=run.evaluations | silent)
 
 
 def experiment(run: Run) -> tuple[str, str, str]:
@@ -266,8 +269,8 @@ def group(runs: Sequence[Run]) -> tuple[dict[str, list[Group]], list[str]]:
     from different data, or some runs offline and some online, that stands behind the agents' names (behind
     labels given by hand only where one label covers both). Of several experiments that still have one label,
     one of another preset has its name behind it, else the oldest has the label itself, the next one "(2)"
-    behind it, and so on; what stands there means the same settings on every task. Runs that got less far
-    than the longest are apart, unless `--stop-at-return` ended them.
+    behind it, and so on; what stands there means the same settings, or preset, on every task. Runs that got
+    less far than the longest are apart, unless `--stop-at-return` ended them.
     """
     given = {experiment(run): run.label for run in runs if run.label != run.agent}
     by_task: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
@@ -317,7 +320,7 @@ def _told_apart(
     name: str, by_task: Mapping[str, Mapping[tuple[str, ...], list[Run]]]
 ) -> tuple[list[str], dict[tuple[str, ...], str]]:
     """The settings that tell the experiments of one name apart on any task, and for each of them, in order,
-    what stands behind the name: the same on every task for the same values, nothing for the oldest."""
+    what stands behind the name: on every task the same for the same values or preset, "" for the oldest."""
     of_task = [list(experiments.values()) for experiments in by_task.values()]
     keys = sorted({key for of in of_task for key in differing([run for members in of for run in members])})
     presets = [[members[0].preset for members in of] for of in of_task]
@@ -326,7 +329,7 @@ def _told_apart(
     )
 
     def values(run: Run) -> tuple[str, ...]:
-        return (run.preset,) if by_preset else tuple(str(run.settings.get(key)) for key in keys)
+        return (run.preset,) if by_preset else (run.agent, *(str(run.settings.get(key)) for key in keys))
 
     firsts = sorted((members[0] for of in of_task for members in of), key=_age)
     distinct = list(dict.fromkeys(map(values, firsts)))
@@ -664,10 +667,11 @@ def gather(asked: Request) -> None:
 
 def check_output(folder: Path, runs: Sequence[Path]) -> None:
     """Refuse to write over what this script did not make, or into runs whose output folder was forgotten."""
-    if (folder / RUNS_FILE).is_file() or folder in runs:
+    if (folder / RUNS_FILE).is_file():
         return
-    what = "a README.md that is not this script's" if (folder / "README.md").exists() else ""
-    what = "runs" if any(folder.rglob(INFO_FILE)) else what
+    others = [name for name in ("README.md", CURVES_FILE) if (folder / name).exists()]
+    what = f"a {others[0]} that is not this script's" if others else ""
+    what = "runs" if folder not in runs and any(folder.rglob(INFO_FILE)) else what
     if what:
         raise UserError(f"{folder}, the folder to write to, has {what}; name another before the runs")
 

@@ -27,7 +27,7 @@ from experiments.runner.flags import Experiment
 from experiments.runner.launch import DATA_SETTINGS, eval_lanes, main
 from experiments.runner.sb3 import SB3_AGENTS, OnPolicyConfig, SB3Trainer, make_model
 from experiments.train_mujoco import MujocoSuite
-from rlzoo.errors import UserError
+from rlzoo.errors import SimulatorFailure, UserError
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.cli import run_main
 from rlzoo.run.extras import load_extra
@@ -38,7 +38,7 @@ from rlzoo.types import Array
 
 # Settings of the loop here that Stable-Baselines3's has not, and those of a replay buffer.
 IDLE = DATA_SETTINGS | {"train.bootstrap_through_success", "train.capture", "train.processes"}
-IDLE |= {"train.reward_scale", "train.max_restarts", "train.env_timeout"}
+IDLE |= {"train.reward_scale"}
 IDLE_ON_POLICY = {"train.warmup_steps", "train.utd", "train.n_step", "train.buffer_capacity"}
 
 
@@ -47,10 +47,14 @@ class StateOnly(gym.ObservationWrapper[Array, Any, Any]):
 
     def __init__(self, lane: Lane) -> None:
         super().__init__(lane)
+        self.task = lane.task
         self.observation_space = lane.observation_space["state"]  # type: ignore[index]
 
     def observation(self, observation: Any) -> Array:
-        return np.array(observation["state"], np.float32)  # not the environment's own memory
+        state = np.array(observation["state"], np.float32)  # not the environment's own memory
+        if not np.isfinite(state).all():
+            raise SimulatorFailure(f"{self.task}: an observation is not finite")
+        return state
 
 
 class SB3Suite(MujocoSuite):

@@ -103,7 +103,7 @@ class Counters:
     next_eval: int = 0
     next_checkpoint: int = 0
     best_return: float = -math.inf
-    restarts: int = 0  # of all simulators, after failures
+    restarts: int = 0  # of all simulators, after failures; with the last failure, which ended a session
     # Seconds of training, without evaluations and checkpoints of policies; no part of what a run computes.
     training_s: float = field(default=0.0, compare=False)
 
@@ -298,6 +298,7 @@ class Trainer:
                 cause = f"the environments have not answered for {self.config.env_timeout:g} s"
             step, most = self.counters.step, self.config.max_restarts
             self.restarted = [earlier for earlier in self.restarted if earlier > step - RESTART_PERIOD]
+            self.counters.restarts += 1
             if len(self.restarted) >= most:
                 self._checkpoint()
                 raise SimulatorFailure(
@@ -305,7 +306,6 @@ class Trainer:
                     f"{RESTART_PERIOD:,} steps (--max-restarts)"
                 )
             self.restarted.append(step)
-            self.counters.restarts += 1
             self.logger.log(step, {"faults/restarts": self.counters.restarts})
             self.progress.note(f"warning: {cause}; every environment begins anew")
             try:
@@ -462,14 +462,13 @@ class Trainer:
 
     def _play(self) -> Evaluation | None:
         """Play and film an evaluation, anew where a simulator fails; None where a signal comes."""
-        tries: list[int] = []  # further parts of the seed: what fails twice would fail each time
         while not self.stop.requested:
             try:
                 result = evaluate(
                     self.agent,
                     self.eval_task,
                     episodes=self.config.eval_episodes,
-                    seed=derived_seed(self.seed, EVALUATION, self.counters.step, *tries[1:][-1:]),
+                    seed=self._evaluation_seed(),
                     device=self.device,
                     record=self.film,
                     tells_success=self.tracker.tells_success,
@@ -481,11 +480,15 @@ class Trainer:
                 return result
             except (SimulatorFailure, CutShort) as failure:
                 self._restart(self.eval_task, failure)
-                tries.append(self.counters.restarts)
             except UserError:
                 if not self.stop.requested:  # else ffmpeg may have got the signal, too
                     raise
         return None
+
+    def _evaluation_seed(self) -> int:
+        """Another after each failure: what the same episodes had led to would come again."""
+        restarts = [self.counters.restarts] if self.counters.restarts else []
+        return derived_seed(self.seed, EVALUATION, self.counters.step, *restarts)
 
     def _film(self, result: Evaluation) -> None:
         from rlzoo.run.video import encode_gif, write_video

@@ -944,25 +944,31 @@ def test_after_too_many_failures_the_run_stops_with_a_checkpoint_and_the_cause(
     assert_transitions_are_whole(resumed.replay)
 
 
-def test_an_evaluation_that_fails_twice_begins_elsewhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("most", [0, 3])
+def test_an_evaluation_that_fails_begins_elsewhere(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the same episodes, numbers that are not finite would come again each time."""
-    trainer = make_trainer()
-    assert isinstance(trainer.eval_task, Corridor)
-    reset, first = trainer.eval_task.reset, derived_seed(5, EVALUATION, 100)
+    """With the same episodes, numbers that are not finite would come again, in a resumed run too."""
+    trainer, resumed = (make_trainer(dataclasses.replace(CONFIG, max_restarts=most)) for _ in range(2))
+    first, again, last = (derived_seed(5, EVALUATION, *parts) for parts in ((100,), (100, 1), (200, 1)))
+    reset, seeds = Corridor.reset, []
 
-    def fails_for_one_seed(seed: int) -> dict[str, Array]:
-        obs = reset(seed)
+    def fails_for_one_seed(task: Corridor, seed: int) -> dict[str, Array]:
+        if seed in (first, again, last):
+            seeds.append(seed)
         if seed == first:
             fail()
-        return obs
+        return reset(task, seed)
 
-    monkeypatch.setattr(trainer.eval_task, "reset", fails_for_one_seed)
-    train(trainer, tmp_path)
-    assert trainer.counters.restarts == 2
-    again = derived_seed(5, EVALUATION, 100, 2)
-    assert trainer.eval_task.seeds == [first, first, again, derived_seed(5, EVALUATION, 200)]
+    monkeypatch.setattr(Corridor, "reset", fails_for_one_seed)
+    if most:
+        train(trainer, tmp_path)
+    else:
+        with pytest.raises(SimulatorFailure):
+            train(trainer, tmp_path)
+        resumed.load_state_dict(checkpoint(tmp_path))
+        train(resumed, tmp_path, resumed=True)
+    assert seeds == [first, again, last]
 
 
 def test_an_evaluation_that_cannot_be_written_is_made_again_once(

@@ -145,6 +145,11 @@ class _Maze(gym.Wrapper[Array, Any, Any, Any]):
         """The length of a step in s."""
         return float(getattr(self.env.unwrapped, self._body).dt)
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """With the frames of this simulator's second, not gymnasium-robotics'."""
+        return {**self.env.metadata, "render_fps": round(1 / self.dt)}
+
     def _start(self, random: np.random.Generator) -> tuple[Array, Array]:
         """Draw an episode's first qpos, in D4RL's frame, and qvel."""
         raise NotImplementedError

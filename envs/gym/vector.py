@@ -273,9 +273,8 @@ class GymVectorTask:
             spaces = self._lanes[0].observation_space, self._lanes[0].action_space
             metadata = self._lanes[0].metadata
         self.spaces = _sizes(*spaces, frame_stack)
+        self.render_fps = float(metadata.get("render_fps") or 30)  # frames per second of the task's own time
         self.interface: Interface = metadata["interface"]
-        # Frames per second of the task's own time, a frame a step; `metadata` has it rounded, or not at all.
-        self.render_fps = self.interface.control_rate or float(metadata.get("render_fps") or 30)
 
     def reset(self, seed: int) -> dict[str, Array]:
         # Every lane's seed is drawn by a hash of `seed`: with seed + i for lane i, the runs of seeds 1 and 2

@@ -177,6 +177,9 @@ class Search(Sweep):
         """The final returns of the runs that are done."""
         return [self.progress[job].final for job in trial.jobs if job.state == "done"]
 
+    def succeeded(self) -> None:
+        """A run is done, but its trial may fail yet with another seed."""
+
     def failures(self) -> int:
         """How many trials have failed in a row: settings that diverge do so with every seed."""
         return len({job.name.partition("-")[0] for job in self.failed})

@@ -128,6 +128,10 @@ class Sweep:
     def watch(self) -> None:
         """Look at what the runs have come to so far."""
 
+    def succeeded(self) -> None:
+        """A run is done."""
+        self.failed.clear()
+
     def failures(self) -> int:
         """How many have failed in a row."""
         return len(self.failed)
@@ -212,7 +216,7 @@ class Sweep:
         self.progress[job].update()
         if is_finished(job.run_dir):
             job.state = "done"
-            self.failed.clear()
+            self.succeeded()
             return
         if job.state == "pruning":
             job.state = "pruned"

@@ -426,6 +426,20 @@ def test_seeds_that_never_succeeded_count_where_others_tell_of_success(tmp_path:
     assert "| 0.50 ± 0.71 |" in page
 
 
+def test_runs_that_began_in_the_same_second_are_several(tmp_path: Path) -> None:
+    info = {"command": "-", "started": "2026-01-01T00:00:00+00:00"}
+    for steps in (60, 120):
+        write_run(tmp_path / "runs" / f"sac-{steps}-s1", value=float(steps), info=info)
+    assert [run.final("eval/return") for run in find_runs([tmp_path / "runs"])] == [120.0, 60.0]
+    publish(tmp_path / "out", tmp_path / "runs")
+    assert len(find_runs([tmp_path / "out", tmp_path / "runs"])) == 2
+
+
+def test_one_label_by_hand_for_two_agents() -> None:
+    runs = [make_run("s1-1", label="mine"), make_run("s1-2", agent="sac2", label="mine")]
+    assert labels(runs) == {"mine": [1], "mine (2)": [1]}
+
+
 def test_what_others_wrote_is_not_written_over(tmp_path: Path) -> None:
     for name in "AB":
         write_run(tmp_path / name / "s1-1")

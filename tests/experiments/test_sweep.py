@@ -371,6 +371,13 @@ def test_settings_that_diverge_with_every_seed_are_one_failure(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("stand_in")
+def test_a_trial_has_failed_whose_first_seed_has_not(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"3 trials in a row have failed.*loss/q became nan"):
+        find(tmp_path, "--seeds", "1", "2", "--trials", "9", "--jobs", "1", "--fail", "second")
+    assert [trial.state for trial in study_of(tmp_path).trials] == 3 * [TrialState.FAIL]
+
+
+@pytest.mark.usefixtures("stand_in")
 def test_a_better_trial_of_a_longer_search_is_run_on_fresh_seeds_too(tmp_path: Path) -> None:
     best = {}
     for trials in ("1", "8"):

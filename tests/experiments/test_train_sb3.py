@@ -234,24 +234,30 @@ def test_settings_without_effect_are_named(tmp_path: Path, capsys: pytest.Captur
 
 
 class Breaking(gym.Wrapper):
-    """Fails at its hundredth step, for good."""
+    """Fails at its hundredth step."""
 
     steps = itertools.count(1)
 
     def step(self, action):
+        obs, *others = super().step(action)
         if next(Breaking.steps) == 100:
-            raise RuntimeError("bus error")
-        return super().step(action)
+            if Breaking.raises:
+                raise RuntimeError("bus error")
+            obs = obs * np.nan
+        return obs, *others
 
 
+@pytest.mark.parametrize(("raises", "cause"), [(True, "bus error"), (False, "is not finite")])
 def test_a_simulator_that_fails_ends_the_run_with_a_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    raises: bool, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Breaking, "raises", raises, raising=False)
+    monkeypatch.setattr(Breaking, "steps", itertools.count(1))
     own = gym.envs.registration.EnvSpec(
         "Breaking-v0", lambda: Breaking(gym.make("InvertedPendulum-v5")), max_episode_steps=50
     )
     monkeypatch.setitem(gym.registry, own.id, own)
-    with pytest.raises(UserError, match=r"Breaking-v0.*bus error"):
+    with pytest.raises(UserError, match=rf"Breaking-v0.*{cause}"):
         train("sb3-sac", tmp_path, "--task", own.id, "--eval-every", "1000")
     (latest,) = tmp_path.rglob("latest.pt")
     assert load_checkpoint(latest)["trainer"]["counters"]["env_steps"] == 98

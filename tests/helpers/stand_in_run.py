@@ -2,7 +2,8 @@
 
 Its return after step i of 10 is `lr` (of `--agent.lr`, 0 without) + i / 10. On SIGTERM or SIGINT it ends, and
 started in the same folder again it goes on. What goes wrong is said by `--fail`: "always" (a mistake of the
-user), "once" (killed at step 5), "diverge" (at step 5), "high" (diverges where `lr` is above 5), "slow".
+user), "once" (killed at step 5), "diverge" (at step 5), "high" (diverges where `lr` is above 5),
+"second" (diverges with seed 2), "slow".
 """
 
 import json
@@ -43,7 +44,9 @@ for step in range(first + 1, 11):
     checkpoint.write_text(str(step))
     if step == 5 and fail == "once" and not first:
         os.kill(os.getpid(), signal.SIGKILL)
-    if step == 5 and (fail == "diverge" or (fail == "high" and value > 5)):
+    if step == 5 and (
+        fail == "diverge" or (fail == "high" and value > 5) or (fail == "second" and given["--seed"] == "2")
+    ):
         print("error: loss/q became nan")
         sys.exit(2)
     time.sleep(0.3 if fail == "slow" else 0.01)
