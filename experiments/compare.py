@@ -614,7 +614,7 @@ class Request:
     """What to gather, or which pages to make."""
 
     output: tyro.conf.Positional[Path | None] = None
-    """Folder to write to, e.g. results/mine; what it has already is replaced."""
+    """Folder to write to, e.g. results/mine; what this script wrote there before is replaced."""
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Folders with runs in them, or published by this script."""
     label: tyro.conf.UseAppendAction[tuple[str, ...]] = ()

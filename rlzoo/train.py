@@ -103,7 +103,7 @@ class Counters:
     next_eval: int = 0
     next_checkpoint: int = 0
     best_return: float = -math.inf
-    restarts: int = 0  # of all simulators, after failures; with the last failure, which ended a session
+    restarts: int = 0  # of all simulators, after failures; a failure that ended the run counts, too
     # Seconds of training, without evaluations and checkpoints of policies; no part of what a run computes.
     training_s: float = field(default=0.0, compare=False)
 
@@ -486,7 +486,7 @@ class Trainer:
         return None
 
     def _evaluation_seed(self) -> int:
-        """Another after each failure: what the same episodes had led to would come again."""
+        """The evaluation's seed, another after each failure: the same episodes may fail again."""
         restarts = [self.counters.restarts] if self.counters.restarts else []
         return derived_seed(self.seed, EVALUATION, self.counters.step, *restarts)
 

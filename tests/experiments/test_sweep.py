@@ -366,8 +366,8 @@ def test_trials_that_fail_each_time_end_the_search(tmp_path: Path) -> None:
 def test_settings_that_diverge_with_every_seed_are_one_failure(tmp_path: Path) -> None:
     flags = ["--seeds", "1", "2", "3", "--jobs", "3", "--sampler", "random"]
     assert find(tmp_path, *flags, "--trials", "6", "--fail", "high") == 0
-    found = {trial.params["agent.lr"] > 4.5: trial.state for trial in study_of(tmp_path).trials}
-    assert found == {True: TrialState.FAIL, False: TrialState.COMPLETE}
+    found = {(trial.params["agent.lr"] > 4.5, trial.state) for trial in study_of(tmp_path).trials}
+    assert found == {(True, TrialState.FAIL), (False, TrialState.COMPLETE)}
 
 
 @pytest.mark.usefixtures("stand_in")

@@ -155,7 +155,8 @@ def test_the_same_command_goes_on_with_a_run_whose_environment_has_arguments():
 
 def test_a_run_without_an_update_says_so(capsys):
     for flags, warns in ((["--steps", "21"], True), (["--steps", "22"], False), (["--utd", "0"], True)):
-        train(flags[-1], "Walk", "--steps", "60", *flags)
+        run = train(flags[-1], "Walk", "--steps", "60", *flags)
+        assert (state(run)["counters"]["online_updates"] == 0) == warns
         assert ("no update will be made: --steps is" in capsys.readouterr().out) == warns
 
 
