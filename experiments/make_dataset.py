@@ -61,6 +61,8 @@ class Request(Settings):
     to places drawn at random, as D4RL has it. merged: the episodes of --datasets, one file after another."""
     task: str | None = None
     """Needed for random, planner and merged alone; the runs know theirs, and another is refused."""
+    env: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Environment argument NAME=VALUE of a Gymnasium task; the runs know theirs."""
     datasets: tuple[str, ...] = ()
     """The files to merge, in any format that train_d4rl.py reads; actions in the task's own bounds."""
     expert: Path | None = None
@@ -99,18 +101,20 @@ class Request(Settings):
         idle = [name for name in ("datasets", "expert", "medium") if getattr(self, name) and name not in uses]
         if idle:
             raise UserError(f"{self.kind} has no use for {' and '.join(f'--{name}' for name in idle)}")
+        if self.env and (self.kind not in ("random", "merged") or self.task in D4RLSuite().tasks()):
+            raise UserError("--env is for random or merged data of a Gymnasium task")
         if self.noise is not None and self.kind in special and self.kind != "planner":
             raise UserError(f"{self.kind} has no use for --noise: no policy acts")
         if self.output is None and self.minari is None:
             raise UserError("nothing to write: give --output FILE, --minari NAME or both")
 
 
-def suite_of(task: str, checkpoints: Sequence[dict[str, Any]] = ()) -> Suite:
-    """D4RL for a task by its D4RL name, Gymnasium for any other, there as the runs made it (``--env``)."""
+def suite_of(task: str, env: Sequence[str]) -> Suite:
+    """D4RL for a task by its D4RL name, Gymnasium for any other, there with the arguments `env`."""
     if task in D4RLSuite().tasks():
         return D4RLSuite()
     suite = MujocoSuite()
-    suite.options = GymOptions(tuple(checkpoints[0].get("env", ())) if checkpoints else ())
+    suite.options = GymOptions(tuple(env))
     return suite
 
 
@@ -133,6 +137,8 @@ def roll_out(task: VectorTask, policy: Act, *, steps: int, seed: int) -> list[Ep
         task: N lanes, one episode after another in each.
         policy: observations [N, ...] -> actions [N, A].
     """
+    if task.spaces.pixels is not None:
+        raise UserError("the task observes images, for which D4RL's format has no place")
     lanes = task.num_envs
     obs = task.reset(seed)
     tracker = EpisodeTracker(lanes)
@@ -167,6 +173,8 @@ def roll_out(task: VectorTask, policy: Act, *, steps: int, seed: int) -> list[Ep
 
 def replayed(checkpoint: Mapping[str, Any], spaces: Spaces) -> list[Episode]:
     """The episodes in a run's replay buffer, observations as the task gave them."""
+    if spaces.pixels is not None:
+        raise UserError("the task observes images, for which D4RL's format has no place")
     saved = checkpoint["trainer"]["replay"]
     lanes = len(saved["pending"])
     replay = ReplayBuffer(
@@ -212,10 +220,9 @@ def sources(settings: Request) -> list[dict[str, Any]]:
     return found
 
 
-def record(settings: Request, checkpoints: list[dict[str, Any]], task: str) -> list[Episode]:
+def record(settings: Request, checkpoints: list[dict[str, Any]], suite: Suite, task: str) -> list[Episode]:
     """The episodes of this kind of data."""
     tune_cpu()
-    suite = suite_of(task, checkpoints)
     seed_global_generators(settings.seed)
     if settings.kind == "merged":
         with closing(suite.make(task, 1)) as copies:
@@ -259,9 +266,9 @@ def main() -> int:
         best = best_return(settings.expert / "checkpoints" / BEST_POLICY)
     task = checkpoints[0]["task"] if checkpoints else str(settings.task)
     agents = "+".join(sorted({checkpoint["agent_name"] for checkpoint in checkpoints})) or settings.kind
-    episodes = record(settings, checkpoints, task)
+    suite = suite_of(task, checkpoints[0].get("env", ()) if checkpoints else settings.env)
+    episodes = record(settings, checkpoints, suite, task)
     print(summary(episodes, normalized_score=None))
-    suite = suite_of(task, checkpoints)
     about = {"algorithm_name": agents, "description": f"{settings.kind} data of {task}"}
     bounds = suite.action_range(task)
     if settings.output is not None:

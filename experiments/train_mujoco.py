@@ -8,8 +8,8 @@ python experiments/train_mujoco.py --resume results/runs/mujoco/HalfCheetah-v5/d
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +27,15 @@ from rlzoo.errors import UserError
 from rlzoo.run.cli import run_main
 from rlzoo.settings import Settings
 from rlzoo.types import Episode, Spaces, VectorTask
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as in YAML 1.2; PyYAML's 1.1 takes it for a text."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)e[-+]?\d+$", re.I), list("-+.0123456789")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +64,9 @@ class GymOptions(Settings):
             if not (equals and name.isidentifier()):
                 raise UserError(f"--env is {given!r}, expected NAME=VALUE, such as frame_skip=4")
             try:
-                value = yaml.safe_load(text)
+                found[name] = yaml.load(text, _Yaml)
             except yaml.YAMLError as error:
                 raise UserError(f"--env {given}: {text!r} cannot be read as YAML") from error
-            if isinstance(value, str):
-                with contextlib.suppress(ValueError):  # 1e-3 is a text in YAML 1.1
-                    value = float(value)
-            found[name] = value
         return found
 
 
@@ -97,12 +102,14 @@ class MujocoSuite(Suite):
         """The episodes of `dataset`, whose actions are in the task's own bounds."""
         if dataset is None:
             return None
+        if spaces.pixels is not None:
+            raise UserError(f"{task} observes images; recorded images are read for RLBench alone")
         return load_episodes(
             dataset,
             state_dim=spaces.state_dim,
             action_dim=spaces.action_dim,
             action_range=self.action_range(task),
-            max_episode_steps=gym_tasks.find(task).max_episode_steps,
+            max_episode_steps=gym_tasks.time_limit(task, self.options.arguments()),
             flatten_obs=gym_tasks.flatten_obs(task, self.options.arguments()),
         )
 

@@ -95,7 +95,7 @@ class SB3Suite(MujocoSuite):
             raise UserError(f"{agent_name} learns from states alone, and {task} has images")
 
         def make_env() -> Any:
-            return Monitor(StateOnly(Lane(gym_tasks.make_env(task, **self.options.arguments()), task)))
+            return Monitor(StateOnly(Lane(gym_tasks.make_env(task, self.options.arguments()), task)))
 
         env: Any = DummyVecEnv([make_env] * config.num_envs)
         stack.callback(env.close)

@@ -35,6 +35,7 @@ from rlzoo.replay import FrameStacker
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.files import atomic_path
 from rlzoo.run.folder import EXPORT_FILE, plain
+from rlzoo.run.machine import resolve_device
 from rlzoo.types import Array, BoolArray, FloatArray, Spaces
 
 FORMAT = "rlzoo policy 1"
@@ -59,9 +60,10 @@ def load_policy(
         agents: those that may have trained it, by name.
 
     Raises:
-        UserError: there is nothing of the kind, it is damaged, or an agent that is not known here left it.
+        UserError: there is nothing of the kind, it is damaged, an agent that is not known here left it, or
+            there is no such device.
     """
-    path = Path(path)
+    path, where = Path(path), resolve_device(str(device))
     exported = (path / EXPORT_FILE).is_file()
     if exported:
         about, weights = _read_export(path)
@@ -70,9 +72,7 @@ def load_policy(
     else:
         raise UserError(f"{path} is neither a run folder (with checkpoints/) nor an export ({EXPORT_FILE})")
     try:
-        return Policy(
-            about, weights, torch.device(device), greedy=greedy, agents=agents, acting_alone=exported
-        )
+        return Policy(about, weights, where, greedy=greedy, agents=agents, acting_alone=exported)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -108,8 +108,10 @@ class Policy:
         try:
             config = pydantic.TypeAdapter(agents[name].Config).validate_python(about["agent_config"])
             if greedy is not None:
-                if greedy not in config.greedy_rules:
+                if not config.greedy_rules:
                     raise UserError(f"--greedy: the policy of this {name} is not auto-regressive")
+                if greedy not in config.greedy_rules:
+                    raise UserError(f"--greedy: {greedy!r} is none of {', '.join(config.greedy_rules)}")
                 config = dataclasses.replace(config, greedy=greedy)  # type: ignore[call-arg]
             sizes = about["spaces"]
             self.spaces = Spaces(**{**sizes, "pixels": sizes["pixels"] and tuple(sizes["pixels"])})

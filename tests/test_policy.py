@@ -228,6 +228,10 @@ def test_another_rule_for_the_deterministic_action(tmp_path: Path) -> None:
     small("sac", SPACES).save(tmp_path / "sac")
     with pytest.raises(UserError, match="is not auto-regressive"):
         rlzoo.load_policy(tmp_path / "sac", greedy="median")
+    with pytest.raises(UserError, match="'mean' is none of mode, median"):
+        rlzoo.load_policy(tmp_path, greedy="mean")
+    with pytest.raises(UserError, match="device 'cuda:99' is not available"):
+        rlzoo.load_policy(tmp_path, device="cuda:99")
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def make_env(task: str, *, render: bool = False, backend: str | None = None) -> 
         options |= {"maze_map": _turned_map(row).tolist(), "continuing_task": True, "reset_target": False}
     if row.family is ANTMAZE:
         options["include_cfrc_ext_in_observation"] = False
-    env = gymnasium_env.make_env(row.env_id, render=render, backend=backend, **options)
+    env = gymnasium_env.make_env(row.env_id, options, render=render, backend=backend)
     if row.family is ADROIT:
         return _Adroit(env, row)
     if row.family in (ANTMAZE, MAZE2D):

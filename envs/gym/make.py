@@ -57,51 +57,62 @@ def make(
             package that it needs is missing, or nothing here can draw frames. The message says which and
             what to do.
     """
-    _warn_of_no_time_limit(task)
+    if time_limit(task, arguments) is None:
+        _warn_of_no_time_limit(task)
+    make_one = functools.partial(make_env, task, arguments)
     draws_with_mujoco = render and not str(find(task).entry_point).startswith(_DRAWN_BY_PYGAME)
-    backend = backend_of(functools.partial(make_env, task, render=True)) if draws_with_mujoco else None
+    backend = backend_of(functools.partial(make_one, render=True)) if draws_with_mujoco else None
     make_envs = [
-        functools.partial(make_env, task, render=render and i == 0, backend=backend, **(arguments or {}))
-        for i in range(num_envs)
+        functools.partial(make_one, render=render and i == 0, backend=backend) for i in range(num_envs)
     ]
     return GymVectorTask(task, make_envs, processes=processes)
 
 
+def time_limit(task: str, arguments: Mapping[str, Any] | None = None) -> int | None:
+    """The steps after which an episode is truncated, as `make` makes the task; None: after none."""
+    limit = (arguments or {}).get("max_episode_steps") or find(task).max_episode_steps
+    return None if limit == -1 else limit  # -1: Gymnasium's word for none
+
+
 @functools.cache  # once for the copies to train in and those to evaluate in
 def _warn_of_no_time_limit(task: str) -> None:
-    if find(task).max_episode_steps is None:
-        print(
-            f"warning: {task} is registered without a time limit (max_episode_steps): unless it ends its "
-            "episodes itself, an evaluation never ends",
-            file=sys.stderr,
-        )
+    print(
+        f"warning: {task} has no time limit (max_episode_steps): unless it ends its episodes itself, an "
+        "evaluation never ends",
+        file=sys.stderr,
+    )
 
 
-def make_env(task: str, *, render: bool = False, backend: str | None = None, **options: Any) -> Environment:
+def make_env(
+    task: str,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    render: bool = False,
+    backend: str | None = None,
+) -> Environment:
     """Make one environment with its time limit, as Gymnasium registers it.
 
     Args:
         task: a Gymnasium id, as for `make`.
+        arguments: of `gymnasium.make`, by name, which passes on to the environment what it does not know.
         render: whether it draws frames (render mode "rgb_array").
         backend: what draws them, from `rendering_backend`; a worker process does not inherit the choice.
-        options: further arguments of `gymnasium.make`, which passes on what it does not know.
 
     Raises:
-        UserError: there is no such task, a package that it needs is missing, or it does not take the options.
+        UserError: there is no such task, a package that it needs is missing, or it does not take the
+            arguments or the render mode.
     """
     spec = find(task)
     if backend is not None:
         use_backend(backend)
     with contextlib.suppress(ImportError):  # a task that needs it says so itself
         import_mujoco()
-    given = dict(options)
-    if render:
-        options["render_mode"] = "rgb_array"
+    given = {**(arguments or {}), **({"render_mode": "rgb_array"} if render else {})}
     try:
         with warnings.catch_warnings():
             # Who asks for -v4 (D4RL's data is of it) knows that there is a -v5.
             warnings.filterwarnings("ignore", "(?s).*out of date", DeprecationWarning)
-            env: Environment = gym.make(spec.id, disable_env_checker=True, **options)
+            env: Environment = gym.make(spec.id, disable_env_checker=True, **given)
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise _cannot_make(spec, error) from error
     except Exception as error:
@@ -118,7 +129,7 @@ def make_env(task: str, *, render: bool = False, backend: str | None = None, **o
 
 def action_range(task: str, arguments: Mapping[str, Any] | None = None) -> ActionRange:
     """What -1 and 1 stand for in each of the task's A actions, made with the environment's `arguments`."""
-    with contextlib.closing(make_env(task, **(arguments or {}))) as env:
+    with contextlib.closing(make_env(task, arguments)) as env:
         assert isinstance(env.action_space, Box)
         return ActionRange(env.action_space.low.ravel(), env.action_space.high.ravel())
 
@@ -131,7 +142,7 @@ def flatten_obs(
     They are flattened as `GymVectorTask` flattens the task's own; those of Tuple spaces have Minari's names.
     None for a task that observes one array. The task is made with the environment's `arguments`.
     """
-    with contextlib.closing(make_env(task, **(arguments or {}))) as env:
+    with contextlib.closing(make_env(task, arguments)) as env:
         space = env.observation_space
     if not isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
         return None
@@ -176,6 +187,9 @@ def find(task: str) -> EnvSpec:
             importlib.import_module("gymnasium_robotics")
     if name in gym.registry:
         return gym.registry[name]
+    if module:
+        where = getattr(sys.modules[module], "__file__", None)
+        raise UserError(f"{task}: the module {module} ({where}) registers no {name}")
     continuous = _newest(
         spec
         for spec in gym.registry.values()

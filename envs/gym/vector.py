@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from multiprocessing import connection, util
 from typing import Any
 
@@ -85,7 +85,11 @@ class Lane(gym.Wrapper[dict[str, Array], FloatArray, Any, Any]):
         self.observation_space = seen  # type: ignore[assignment]
         self._range = ActionRange(actions.low.ravel(), actions.high.ravel())
         self._action_shape, self._action_dtype = actions.low.shape, actions.low.dtype
-        self.metadata = {**env.metadata, "interface": _interface(env, task, self._range)}
+        self.metadata = {
+            **env.metadata,
+            "interface": _interface(env, task, self._range),
+            "flat_images": "pixels" not in seen.spaces and _has_image(env.observation_space),
+        }
         self._inner_observations = env.observation_space
         self._is_named = "pixels" in seen.spaces
         self._is_vector = isinstance(env.observation_space, Box) and len(env.observation_space.shape) == 1
@@ -113,7 +117,7 @@ class Lane(gym.Wrapper[dict[str, Array], FloatArray, Any, Any]):
         """Map actions [..., A] from [-1, 1] to the environment's bounds, shape and dtype."""
         # Always a new array, because some environments keep the last action.
         inner = self._range.from_unit(action).astype(self._action_dtype, copy=False)
-        return inner.reshape(*action.shape[:-1], *self._action_shape)
+        return inner.reshape((*action.shape[:-1], *self._action_shape))
 
     def advance(self, inner_action: Array) -> tuple[dict[str, Array], float, bool, bool, dict[str, float]]:
         """`step` with an action as `inner_action` returns it, so that it is mapped for all lanes at once.
@@ -147,6 +151,8 @@ class Lane(gym.Wrapper[dict[str, Array], FloatArray, Any, Any]):
             return self.env.render()
         except gym.error.DependencyNotInstalled as error:
             raise UserError(f"{self.task}: {error}") from error
+        except NotImplementedError as error:
+            raise UserError(f"{self.task} draws no frames: it has no method `render`") from error
 
     @property
     def snapshot(self) -> dict[str, Any]:
@@ -275,6 +281,8 @@ class GymVectorTask:
         self.spaces = _sizes(*spaces, frame_stack)
         self.render_fps = float(metadata.get("render_fps") or 30)  # frames per second of the task's own time
         self.interface: Interface = metadata["interface"]
+        if metadata["flat_images"]:
+            _warn_of_flat_images(task)
 
     def reset(self, seed: int) -> dict[str, Array]:
         # Every lane's seed is drawn by a hash of `seed`: with seed + i for lane i, the runs of seeds 1 and 2
@@ -432,6 +440,22 @@ def _agent_space(space: gym.Space[Any], task: str) -> Dict:
     if not isinstance(flat, Box):
         raise UserError(f"{task}: observations {space} cannot be flattened to one vector")
     return Dict({"state": Box(-np.inf, np.inf, flat.shape, np.float32)})
+
+
+def _has_image(space: gym.Space[Any]) -> bool:
+    """Whether bytes [H, W, …] are among the observations."""
+    if isinstance(space, Dict | Tuple):
+        return any(map(_has_image, space.values() if isinstance(space, Dict) else space))
+    return isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) > 1
+
+
+@cache  # once for the copies to train in and those to evaluate in
+def _warn_of_flat_images(task: str) -> None:
+    print(
+        f"warning: {task}: images are flattened to plain numbers; a CNN sees those of a Dict of "
+        '"state" [S] and "pixels" u8 [V, C, H, W]',
+        file=sys.stderr,
+    )
 
 
 def _interface(env: Environment, task: str, actions: ActionRange) -> Interface:

@@ -25,6 +25,7 @@ from rich.text import Text
 
 from experiments.compare import FINAL_SHARE, RETURN, mean_and_spread
 from experiments.runner.experiment import flag, parse
+from experiments.runner.flags import Experiment
 from experiments.runner.launchers import LAUNCHERS, Job, Launcher, Resources
 from experiments.suites import SUITES
 from rlzoo.errors import UserError
@@ -399,7 +400,10 @@ def plan(suite: str, agent: str, flags: Sequence[str], values: Mapping[str, str]
         given += as_flags(name, value)
     if suite not in SUITES:
         return Plan(agent, given, dict(values))
-    asked = parse(SUITES[suite], [agent, *given], f"rlzoo train {suite}").asked
+    request = parse(SUITES[suite], [agent, *given], f"rlzoo train {suite}")
+    asked = request.asked
+    if request.run_dir or request.resume or asked.runs_dir != Experiment.runs_dir:
+        raise UserError("a sweep's runs are in its own folder, --output: no --runs-dir, --run-dir, --resume")
     steps = asked.train.steps + asked.train.offline_steps
     settings = {"agent": agent, **flatten_config(plain(asked))}
     loop = (steps, steps // asked.train.eval_every, asked.threads, asked.device)

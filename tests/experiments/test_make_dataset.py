@@ -65,6 +65,22 @@ def test_random_data_are_uniform_over_the_tasks_own_bounds(
     assert all(episode.terminated and np.abs(episode.action).max() <= 1 for episode in episodes)
 
 
+def test_random_and_merged_data_of_a_task_with_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--task", "Swimmer-v5", "--env", "max_episode_steps=7"]
+    flags += ["--env", "exclude_current_positions_from_observation=false"]
+    one, two = tmp_path / "one.hdf5", tmp_path / "two.hdf5"
+    make(monkeypatch, "random", *flags, "--steps", "20", "--num-envs", "1", "--output", str(one))
+    make(monkeypatch, "merged", *flags, "--datasets", str(one), str(one), "--output", str(two))
+    with h5py.File(two) as file:
+        assert file["observations"].shape == (42, 10)  # 8 without the position
+        assert np.flatnonzero(file["timeouts"]).tolist() == [6, 13, 20, 27, 34, 41]
+    for kind in (["merged", "--datasets", "one"], ["random"], ["expert", "--expert", "RUN"]):
+        with pytest.raises(UserError, match="--env is for random or merged data of a Gymnasium task"):
+            make(monkeypatch, *kind, "--task", "hopper-medium-v2", "--env", "a=1", "--output", "none.hdf5")
+
+
 def test_a_recorded_episode_is_what_the_simulator_does(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +191,7 @@ def test_a_replay_that_has_lost_its_beginning_says_so(
     ],
 )
 def test_minari_can_make_again_what_is_gymnasiums_alone(task: str, env_id: str | None) -> None:
-    assert make_dataset.suite_of(task).gymnasium_id(task) == env_id
+    assert make_dataset.suite_of(task, ()).gymnasium_id(task) == env_id
 
 
 def test_medium_expert_is_half_of_each_and_written_in_both_formats(

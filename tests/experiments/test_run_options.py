@@ -44,6 +44,7 @@ def values(run_dir: Path, tag: str) -> list[float]:
 class TestArgumentsOfTheEnvironment:
     def test_values_are_read_as_yaml(self) -> None:
         given = ("a=1", "b=1e-3", "c=true", "d=[0.2, 1.0]", "xml_file=ant.xml", "e=x=y", "f=-0.5", "g=")
+        given += ("h=[1e-3, {x: -2.5E+4}]", "i=1e-3m", "j=nan", "task=x", "render=false", "arguments=1")
         assert GymOptions(given).arguments() == {
             "a": 1,
             "b": 0.001,
@@ -53,6 +54,12 @@ class TestArgumentsOfTheEnvironment:
             "e": "x=y",
             "f": -0.5,
             "g": None,
+            "h": [0.001, {"x": -25000.0}],
+            "i": "1e-3m",
+            "j": "nan",
+            "task": "x",
+            "render": False,
+            "arguments": 1,
         }
 
     @pytest.mark.parametrize("wrong", ["frame_skip", "=4", "frame skip=4", "d=[0.2"])

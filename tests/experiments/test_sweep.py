@@ -236,6 +236,8 @@ def test_flags_that_no_run_would_take_are_refused_before_the_first(tmp_path: Pat
         ): "did you mean --agent.hidden",
         ("grid", "mujoco", "--agents", "sac", "asrq", *flags): "did you mean arsq",
         ("grid", "d4rl", "--agents", "sac", "--over", "task=hoper-medium-v2", *output): "hopper-medium-v2",
+        ("grid", "mujoco", "--agents", "sac", "--run-dir", "one", *flags): "runs are in its own folder",
+        ("grid", "mujoco", "--agents", "sac", "--runs-dir", "one", *flags): "runs are in its own folder",
         ("search", "mujoco", "sac", "--param", "agent.tau=0.1:2", *flags): "--agent.tau is 2",
         ("search", "mujoco", "sac", "--param", "agent.levels=1,2", *flags): "--agent.levels",
     }

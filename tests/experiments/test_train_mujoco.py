@@ -11,6 +11,8 @@ import pytest
 import torch
 from rich.console import Console
 
+from envs.gym import rendering
+from experiments import make_dataset
 from experiments.compare import read_run
 from experiments.runner.launch import main
 from experiments.train_mujoco import MujocoSuite
@@ -84,7 +86,47 @@ class Engine(Walk):
     def push(self, action):
         return super().push(action) + next(self.world)
 
-for kind in (Walk, Fixed, Drawing, Breaking, Telling, Levels, Engine):
+class Shown(Walk):
+    """Draws frames itself; its arguments have names that rlzoo uses too."""
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
+    def __init__(self, task, render, render_mode=None):
+        assert (task, render) == ("pick", False)
+        self.render_mode = render_mode
+    def render(self):
+        return np.zeros((16, 16, 3), np.uint8)
+
+class Unseen(Walk):
+    """Takes a render mode without drawing anything."""
+    metadata = {"render_modes": ["rgb_array"]}
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+class Seeing(Walk):
+    """Observes an image beside its state, as agents see them with a CNN."""
+    observation_space = gym.spaces.Dict(
+        state=Walk.observation_space, pixels=Box(0, 255, (1, 3, 36, 36), np.uint8)
+    )
+    def reset(self, *, seed=None, options=None):
+        return self.both(super().reset(seed=seed)[0]), {}
+    def step(self, action):
+        state, *rest = super().step(action)
+        return self.both(state), *rest
+    def both(self, state):
+        return {"state": state, "pixels": np.zeros((1, 3, 36, 36), np.uint8)}
+
+class Flat(Walk):
+    """Observes an image alone."""
+    observation_space = Box(0, 255, (4, 4, 3), np.uint8)
+
+class Scalar(Walk):
+    """Its action is one number."""
+    action_space = Box(-1, 1, ())
+    def push(self, action):
+        assert action.shape == ()
+        return 0.1 * float(action)
+
+kinds = Walk, Fixed, Drawing, Breaking, Telling, Levels, Engine, Shown, Unseen, Seeing, Flat, Scalar
+for kind in kinds:
     gym.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=50)
 '''
 FLAGS = ["--warmup-steps", "20", "--batch-size", "8", "--agent.hidden", "8", "8", "--buffer-capacity", "1000"]
@@ -167,6 +209,72 @@ def test_a_folder_with_somebody_elses_metrics_is_left_alone():
         with pytest.raises(UserError, match=r"other has a metrics\.csv, but it is not a run folder"):
             train("unused", "Walk", "--steps", "60", "--run-dir", "other")
     assert [path.name for path in Path("other").iterdir() if path.suffix] == ["metrics.csv"]
+
+
+@pytest.mark.parametrize("backend", ["nothing", None])
+def test_arguments_of_any_name_reach_the_environment_that_draws_its_own_frames(backend, monkeypatch):
+    def no_backend():
+        raise UserError("nothing draws here")
+
+    if backend == "nothing":  # neither EGL nor OSMesa
+        monkeypatch.setattr(rendering, "rendering_backend", no_backend)
+    flags = ["--env", "task=pick", "--env", "render=false", "--steps", "60", "--video"]
+    run = train("shown", "Shown", *flags)
+    assert [path.suffix for path in (run / "videos").iterdir()] == [".mp4", ".mp4"]
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("Walk", r"^Walk-v0 cannot be made with render_mode='rgb_array': "),
+        ("Unseen", "^walks:Unseen-v0 draws no frames: it has no method `render`$"),
+    ],
+)
+def test_what_cannot_be_filmed_says_so(task, message):
+    with pytest.raises(UserError, match=message):
+        train("unseen", task, "--steps", "60", "--video")
+
+
+def test_recorded_data_end_where_the_time_limit_of_the_command_line_is(tmp_path, capsys):
+    path = Path(dataset(tmp_path / "d.hdf5", np.random.default_rng(1).uniform(-1, 1, (60, 2))))
+    with h5py.File(path, "a") as file:
+        del file["timeouts"]
+    train("limit", "Walk", "--steps", "60", "--dataset", str(path), "--env", "max_episode_steps=5")
+    said = capsys.readouterr()
+    assert re.search(r"^episodes +12$", said.out, re.MULTILINE)
+    assert "time limit" not in said.err
+    train("none", "Walk", "--steps", "60", "--env", "max_episode_steps=-1")
+    assert capsys.readouterr().err.count("walks:Walk-v0 has no time limit") == 1
+
+
+def test_recorded_data_do_not_go_with_images(tmp_path, monkeypatch):
+    path = dataset(tmp_path / "d.hdf5", np.zeros((60, 1)))
+    with pytest.raises(UserError, match=r"^walks:Seeing-v0 observes images; recorded images are"):
+        train("seeing", "Seeing", "--steps", "60", "--dataset", path)
+    output = ("--task", "walks:Seeing-v0", "--steps", "20", "--output", "none.hdf5")
+    monkeypatch.setattr("sys.argv", ["make_dataset.py", "random", *output])
+    with pytest.raises(UserError, match=r"^the task observes images, for which D4RL's format has no place$"):
+        make_dataset.main()
+
+
+def test_an_image_that_is_flattened_is_said_once(capsys):
+    MujocoSuite().make("walks:Flat-v0", 2).close()
+    MujocoSuite().make("walks:Flat-v0", 2).close()
+    assert capsys.readouterr().err.count("walks:Flat-v0: images are flattened") == 1
+    MujocoSuite().make("walks:Seeing-v0", 2).close()
+    assert "flattened" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [[], ["--processes"]], ids=str)
+def test_an_action_that_is_one_number(flags):
+    assert state(train("scalar", "Scalar", "--steps", "60", *flags))["counters"]["env_steps"] == 60
+
+
+def test_a_module_without_the_task_is_named_with_its_file(tmp_path):
+    with pytest.raises(
+        UserError, match=rf"^walks:Wlak-v0: the module walks \({tmp_path}/walks.py\) registers"
+    ):
+        train("none", "Wlak", "--steps", "60")
 
 
 def dataset(path: Path, actions: np.ndarray) -> str:
