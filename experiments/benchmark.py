@@ -57,7 +57,7 @@ from rlzoo.nn.images import augment
 from rlzoo.policy import Policy
 from rlzoo.replay import ReplayBuffer, empty_batch, map_batch
 from rlzoo.run.cli import parse_flags, run_main
-from rlzoo.run.files import atomic_write
+from rlzoo.run.files import atomic_write, check_writable
 from rlzoo.run.logger import Logger
 from rlzoo.run.machine import describe_machine, resolve_device, tune_cpu
 from rlzoo.run.progress import Progress
@@ -666,6 +666,15 @@ def main() -> int:
         torch.set_num_threads(request.threads)
     torch.set_float32_matmul_precision(request.matmul_precision)
     machine = describe_machine()
+    gpus = machine["hardware"]["gpus"]
+    hardware = (gpus[0]["name"] if device.type == "cuda" else machine["hardware"]["cpu"]) or "unknown-cpu"
+    seen = "images" if request.images else "states"
+    threads = torch.get_num_threads()
+    part = "" if (request.agents, request.presets) == (tuple(AGENTS), ("paper", "small")) else "some-"
+    rounded = "" if request.matmul_precision == "highest" else f"-{request.matmul_precision}"
+    file = f"{part}{seen}-{hardware.replace(' ', '-')}-{threads}-threads{rounded}.json"
+    output = request.output or Path("results/benchmarks") / file
+    check_writable(output)
     share = busy_share()
     if (busy := why_busy(share, {})) and not request.anyway:
         raise UserError(BUSY.format(busy))
@@ -684,19 +693,11 @@ def main() -> int:
         more["against_sb3"] = time_against_sb3(device)
     if (busy := why_busy(max(share, busy_share()), timings)) and not request.anyway:
         raise UserError(BUSY.format(busy))
-    gpus = machine["hardware"]["gpus"]
-    hardware = (gpus[0]["name"] if device.type == "cuda" else machine["hardware"]["cpu"]) or "unknown-cpu"
-    seen = "images" if request.images else "states"
-    threads = torch.get_num_threads()
     if timings:
         Console().print(timings_table(timings, f"ms with {seen}, {hardware}, {threads} threads"))
     for key, value in more.items():
         if key != "scaling":
             print(key, json.dumps(value))
-    part = "" if (request.agents, request.presets) == (tuple(AGENTS), ("paper", "small")) else "some-"
-    rounded = "" if request.matmul_precision == "highest" else f"-{request.matmul_precision}"
-    file = f"{part}{seen}-{hardware.replace(' ', '-')}-{threads}-threads{rounded}.json"
-    output = request.output or Path("results/benchmarks") / file
     settings = {
         key: value for key, value in vars(request).items() if key not in ("output", "page", "compare")
     }

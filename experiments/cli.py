@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from types import FrameType
 
+import rlzoo
 from rlzoo.errors import UserError
 from rlzoo.run.cli import run_main
 from rlzoo.run.signals import write_stderr
@@ -41,6 +42,9 @@ def dispatch() -> int | None:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command in ("", "-h", "--help"):
         print(overview())
+        return 0
+    if command == "--version":
+        print(f"rlzoo {rlzoo.__version__}")
         return 0
     if command in ("train", "tasks") and rest[:1] in (["-h"], ["--help"]):
         print(f"{COMMANDS[command]}\n\n{overview()}")

@@ -81,8 +81,8 @@ class Request(Settings):
             raise UserError("--sampled and --greedy exclude each other")
 
 
-class Interrupted(Exception):  # noqa: N818  (no error)
-    """A signal came while episodes were played."""
+class Interrupted(BaseException):
+    """A signal came while episodes were played; no failure of the environment that was at work."""
 
 
 class Watched:

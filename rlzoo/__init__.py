@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,7 +11,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """`load_policy` and `Policy`, whose module imports every agent, only once they are asked for."""
+    """What takes time to find out, once it is asked for: `load_policy` and `Policy` import every agent."""
+    if name == "__version__":
+        return importlib.metadata.version("rlzoo")
     if name not in ("load_policy", "Policy"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from rlzoo import policy

@@ -18,17 +18,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
 from envs.rlbench.images import Pixels, load_frames
 from envs.rlbench.protocol import MAX_DELTA, NUM_JOINTS, Demonstration, Images, is_within_limits
 from rlzoo.data.download import cache_dir
-from rlzoo.data.hdf5 import check_shape, get_dataset, open_hdf5
+from rlzoo.data.hdf5 import check_shape, get_dataset, open_hdf5, written_hdf5
 from rlzoo.data.unpickle import Record, load_pickle
 from rlzoo.errors import UserError
-from rlzoo.run.files import atomic_path, expand_user
+from rlzoo.run.files import expand_user
 from rlzoo.types import FloatArray
 
 LOW_DIM_FILE = "low_dim_obs.pkl"
@@ -300,13 +299,13 @@ def _stamp(folder: Path) -> list[Any]:
 def _write_cache(path: Path, fingerprint: str, frames: Pixels) -> None:
     """Keep what was decoded; a cache that cannot be written is a warning."""
     try:
-        with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        with written_hdf5(path) as file:
             file.attrs["fingerprint"] = fingerprint
             # lzf is read faster than the disk delivers; the check sums turn a damaged block into an error.
             options = {"compression": "lzf", "fletcher32": True}
             chunks = (min(8, len(frames)), *frames.shape[1:])
             file.create_dataset("frames", data=frames, chunks=chunks, **options)
-    except (UserError, RuntimeError) as error:  # HDF5 reports a disk that fills up as the latter
+    except UserError as error:
         print(f"{error}; the demonstrations will be decoded again the next time", file=sys.stderr)
 
 

@@ -247,8 +247,8 @@ class Sweep:
 
 
 def training_script(suite: str) -> list[str]:
-    """The command of a benchmark's training script."""
-    return [sys.executable, "-m", f"experiments.train_{suite}"]
+    """The command of a benchmark's training script; -P: no folder `envs` where it is started comes first."""
+    return [sys.executable, "-P", "-m", f"experiments.train_{suite}"]
 
 
 def checkpoint_time(job: Job) -> float:

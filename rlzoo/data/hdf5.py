@@ -1,4 +1,4 @@
-"""Reading HDF5 files that may be damaged or made to mislead: shapes, types and values are checked.
+"""HDF5 files: those that may be damaged or made to mislead are read with everything checked; and writing.
 
 Every function raises `UserError` with one line that names the file, the key and what was expected.
 """
@@ -6,6 +6,7 @@ Every function raises `UserError` with one line that names the file, the key and
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import h5py
 import numpy as np
 
 from rlzoo.errors import UserError
+from rlzoo.run.files import atomic_write
 from rlzoo.types import BoolArray, FloatArray
 
 # Deflate cannot shrink data more than about 1,030-fold; a dataset that claims to is damaged. Small arrays may
@@ -44,6 +46,21 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
                 f"(h5clear -s takes that mark away), expected a closed file"
             ) from error
         raise UserError(f"{path}: damaged or not HDF5 ({reason}); expected a complete HDF5 file") from error
+
+
+@contextlib.contextmanager
+def written_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """A file to fill in the body; it is at `path`, whole, once the body has ended without error.
+
+    It is made in memory: HDF5 crashes the process, as a rule, where a disk fills up under it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    whole = io.BytesIO()
+    with h5py.File(whole, "w") as file:
+        yield file
+    atomic_write(path, whole.getvalue())
 
 
 def has_key(group: h5py.Group, path: Path, key: str) -> bool:

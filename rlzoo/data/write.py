@@ -13,9 +13,10 @@ import h5py
 import numpy as np
 
 from rlzoo.actions import ActionRange
+from rlzoo.data.hdf5 import written_hdf5
 from rlzoo.data.minari import datasets_folder
 from rlzoo.errors import UserError
-from rlzoo.run.files import atomic_path, cannot_write
+from rlzoo.run.files import cannot_write
 from rlzoo.types import Array, BoolArray, Episode, FloatArray
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def write_d4rl(
     Raises:
         UserError: the file cannot be written.
     """
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with written_hdf5(path) as file:
         _write(file, "observations", [each.obs["state"][:-1] for each in episodes])
         _write(file, "next_observations", [each.obs["state"][1:] for each in episodes])
         _write(file, "actions", [_actions(each, action_range) for each in episodes])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import os
 import re
@@ -20,13 +21,14 @@ from rlzoo.run.signals import write_stderr
 def run_main(function: Callable[[], int | None]) -> None:
     """Run a script's main function and exit with the code it returns (None is 0).
 
-    A `UserError` and running out of memory print one line and exit with 2, Ctrl-C exits with 130, and an
-    output that nobody reads any more (``| head``) with 141, as a shell reports it. Every other exception is
-    a bug and keeps its traceback.
+    A `UserError`, running out of memory and an output on a full disk print one line and exit with 2, Ctrl-C
+    exits with 130, and an output that nobody reads any more (``| head``) with 141, as a shell reports it.
+    Every other exception is a bug and keeps its traceback.
     """
     try:
         code = function() or 0
-        sys.stdout.flush()  # here, where a closed pipe can still be told from a bug
+        if sys.stdout is not None:  # it is where the command was started with it closed
+            sys.stdout.flush()  # here, where a closed pipe can still be told from a bug
     except UserError as error:
         code = _fail(str(error))
     except KeyboardInterrupt:
@@ -37,6 +39,11 @@ def run_main(function: Callable[[], int | None]) -> None:
         if not _output_is_closed():
             raise
         os._exit(128 + signal.SIGPIPE)  # `sys.exit` would flush what is left to print, and complain
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        code = _fail(f"the output cannot be written: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python would still try to write at its end
     except (MemoryError, RuntimeError) as error:
         # PyTorch has an exception of its own for a GPU, and only a message for the CPU.
         torch = sys.modules.get("torch")  # not imported for this: a command may not need it

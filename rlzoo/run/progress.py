@@ -95,7 +95,12 @@ class Progress:
         if self._is_live:
             self._console.print(message, markup=False, highlight=False, soft_wrap=True)
         else:  # not through rich, which would wrap it at 80 columns
-            print(message, file=self._console.file, flush=True)
+            try:
+                print(message, file=self._console.file, flush=True)
+            except BrokenPipeError:
+                raise
+            except OSError:  # a full disk, say, under the output alone: no reason to end a run
+                return
 
     def _show(self, *, quiet: bool = False) -> None:
         """Sample the speed, and draw the live line or, unless `quiet`, print a plain one."""

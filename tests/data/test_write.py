@@ -1,5 +1,8 @@
 """What is written is read, by us and by Minari."""
 
+import subprocess
+import sys
+
 import gymnasium
 import h5py
 import minari
@@ -10,6 +13,7 @@ from rlzoo.actions import ActionRange
 from rlzoo.data.load import load_episodes
 from rlzoo.data.write import write_d4rl, write_minari
 from rlzoo.errors import UserError
+from rlzoo.run.folder import PROJECT
 from rlzoo.types import Episode
 
 
@@ -98,3 +102,27 @@ def test_minari_sets_of_tasks_of_ones_own(tmp_path, monkeypatch, capsys, task, o
     spec = minari.load_dataset("own/task-v0").env_spec
     assert (spec is not None) == can_be_made
     assert ("warning: Minari will not be able to make" in capsys.readouterr().err) != can_be_made
+
+
+FULL = """
+import resource, sys
+import numpy as np
+from rlzoo.data.write import write_d4rl
+from rlzoo.errors import UserError
+from rlzoo.types import Episode
+
+states = np.random.default_rng(0).random((20001, 30), np.float32)
+episode = Episode({"state": states}, np.zeros((20000, 2), np.float32), np.zeros(20000, np.float32), True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    write_d4rl(sys.argv[1], [episode], {})
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_fills_up_is_one_error_and_leaves_nothing(tmp_path):
+    path = tmp_path / "data.hdf5"
+    run = subprocess.run([sys.executable, "-c", FULL, path], capture_output=True, text=True, cwd=PROJECT)
+    assert (run.stdout, run.stderr) == (f"cannot write {path}: File too large\n", "")
+    assert list(tmp_path.iterdir()) == []

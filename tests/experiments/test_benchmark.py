@@ -99,6 +99,10 @@ def test_nothing_is_quoted_of_a_busy_machine(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UserError, match=r"others use 43% of the cores.*--anyway"):
         run(monkeypatch, "--agents", "sac", "--output", str(output))
     assert not output.exists()
+    monkeypatch.setattr(benchmark, "busy_share", lambda: 0.0)
+    output.mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*: it is a folder"):  # before anything is timed
+        run(monkeypatch, "--agents", "sac", "--output", str(output))
     steady, wide = Measured(5.0, 0.1), Measured(5.0, 0.6)
     assert why_busy(0.02, {"sac": {"small": {"update": steady, "iteration": steady}}}) == ""
     assert "sac small iteration by 60%" in why_busy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import rlzoo
 from experiments import cli
 from rlzoo.run.folder import PROJECT
 
@@ -86,3 +88,9 @@ def test_the_garbage_collector_works_again_once_loaded() -> None:
     with pytest.raises(ImportError), cli.loading(announced=False):
         raise ImportError
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_the_version() -> None:
+    said, _ = start("--version").communicate(timeout=60)
+    assert said == f"rlzoo {rlzoo.__version__}\n"
+    assert rlzoo.__version__ == importlib.metadata.version("rlzoo")

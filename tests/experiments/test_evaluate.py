@@ -7,13 +7,16 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from gymnasium.envs.classic_control import PendulumEnv
 from rich.console import Console
 
+from envs.gym.vector import GymVectorTask
 from experiments import evaluate, export
 from experiments.runner.launch import main
 from experiments.runner.suite import Suite
@@ -293,6 +296,23 @@ def test_an_interrupted_evaluation_keeps_what_has_ended(
     monkeypatch.setattr(SlowTask, "receive", lambda task: signal.raise_signal(number))
     with pytest.raises(KeyboardInterrupt):  # nothing has ended
         evaluate.main()
+
+
+class Signalled(PendulumEnv):
+    """Is at work when the signal comes."""
+
+    def step(self, action: np.ndarray) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return super().step(action)
+
+
+def test_a_signal_within_a_step_is_no_failure_of_the_environment() -> None:
+    task = GymVectorTask("Pendulum-v1", [Signalled])
+    task.reset(0)
+    watched = evaluate.Watched(task, 1)
+    task.send(np.zeros((1, 1)))
+    with pytest.raises(evaluate.Interrupted), watched:
+        watched.receive()
 
 
 def test_an_evaluation_says_how_far_it_is(

@@ -536,7 +536,16 @@ def test_a_launcher_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: p
         find(tmp_path)
 
 
-def test_a_grid_of_real_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grid_of_real_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Folders with names that packages of ours have, where somebody works.
+    for package in ("algos", "envs", "experiments"):
+        (tmp_path / "work" / package).mkdir(parents=True)
+        (tmp_path / "work" / package / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    tmp_path /= "sweep"
     data = str(ROOT / "results/datasets/hopper-demos.hdf5")
     flags = [
         "--task",

@@ -88,6 +88,20 @@ def test_output_that_nobody_reads_any_more_ends_quietly() -> None:
     assert process.returncode == 141
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_an_output_on_a_full_disk_is_one_line_and_a_closed_one_none() -> None:
+    command = [sys.executable, "-c", "from rlzoo.run.cli import run_main; run_main(lambda: print('x'))"]
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=PROJECT)
+    assert (run.returncode, run.stderr) == (
+        2,
+        "error: the output cannot be written: No space left on device\n",
+    )
+    closed = ["bash", "-c", '"$@" >&-', "bash", *command]
+    run = subprocess.run(closed, stderr=subprocess.PIPE, text=True, cwd=PROJECT)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
 @dataclass(frozen=True)
 class Flags:
     """Flags of a script."""

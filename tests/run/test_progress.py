@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 import threading
@@ -156,6 +157,13 @@ def test_note_between_plain_lines() -> None:
     with progress:
         progress.note("checkpoint [red] written " + 100 * "x")
     assert output.getvalue().splitlines()[1] == "checkpoint [red] written " + 100 * "x"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_under_the_output_ends_no_run() -> None:
+    progress = Progress(10, "arsq", console=Console(file=open("/dev/full", "w")))  # noqa: SIM115
+    with progress:
+        progress.note("lost")
 
 
 def test_live_line_is_redrawn_and_fits_the_terminal() -> None:
