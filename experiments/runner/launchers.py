@@ -43,6 +43,7 @@ class Job:
         tries: how often in a row it ended too early without having written a checkpoint.
         error: the last line of one that failed, or what became of one that died.
         checkpoint: when it had last written one, before it was started.
+        launcher_log: where the launcher notes why a run that printed nothing came to its end.
     """
 
     name: str
@@ -53,11 +54,17 @@ class Job:
     tries: int = 0
     error: str = ""
     checkpoint: float = 0.0
+    launcher_log: Path | None = None
 
     @property
     def log(self) -> Path:
         """What the run prints."""
         return self.run_dir / LOG_FILE
+
+    @property
+    def cause(self) -> Path:
+        """Where it stands why the run has ended."""
+        return self.log if self.log.exists() or self.launcher_log is None else self.launcher_log
 
 
 class Launcher(Protocol):
@@ -96,6 +103,7 @@ class Resources:
         threads: of each run.
         gpu: whether a run uses one where there is one.
         per_gpu: runs that share a GPU.
+        resumable: whether a run that is interrupted can go on where it was.
         slurm: parameters of sbatch by name.
         ray_address: of the cluster.
     """
@@ -105,6 +113,7 @@ class Resources:
     threads: int = 1
     gpu: bool = True
     per_gpu: int = 1
+    resumable: bool = True
     slurm: dict[str, str] = dataclasses.field(default_factory=dict)
     ray_address: str = "auto"
 
@@ -213,7 +222,8 @@ def _trained_folder(pid: int) -> Path | None:
 class Slurm:
     """Jobs in Slurm's queue by submitit, those submitted together as one array.
 
-    A job that is about to run out of time, or is preempted, writes a checkpoint and queues itself again.
+    A job that is about to run out of time, or is preempted, writes a checkpoint and queues itself again. One
+    that leaves the queue without a result (cancelled, preempted for good, its node lost) has ended.
     """
 
     period = 10.0
@@ -225,20 +235,26 @@ class Slurm:
         self.slots = resources.jobs or 1000
         self._folder = (resources.folder / "slurm").absolute()
         self._job_class = {"slurm": self._submitit.SlurmJob, "local": self._submitit.LocalJob}[cluster]
-        given = {key: int(value) if value.isdigit() else value for key, value in resources.slurm.items()}
-        if not isinstance(given.get("time", 0), int):
-            raise UserError("--slurm time takes minutes, by which submitit tells a time-out: time=600")
+        # An account 0042 is no number.
+        is_number = lambda text: text.isdigit() and str(int(text)) == text  # noqa: E731
+        given = {key: int(text) if is_number(text) else text for key, text in resources.slurm.items()}
+        for name in ("time", "timeout_min"):
+            if not isinstance(given.get(name, 0), int):
+                raise UserError(f"--slurm {name} takes minutes, by which submitit tells a time-out, as 600")
         parameters = {"name": "rlzoo", "timeout_min": 60, "cpus_per_task": resources.threads, **given}
         if resources.jobs:
             parameters["array_parallelism"] = resources.jobs
         try:
             # Queued again for as long as the run takes.
-            options = {f"{cluster}_max_num_timeout": 1000}
+            options = {f"{cluster}_max_num_timeout": 1000 if resources.resumable else 0}
             self._executor = self._submitit.AutoExecutor(self._folder, cluster=cluster, **options)
             self._executor.update_parameters(**{f"slurm_{key}": value for key, value in parameters.items()})
         except (RuntimeError, ValueError, NameError, TypeError) as error:
-            raise UserError(f"--launcher slurm: {str(error).splitlines()[0]}") from error
+            raise UserError(f"--launcher slurm: {_first_line(error)}") from error
         self._jobs: dict[Job, Any] = {}
+        self._asks_queue = cluster == "slurm"
+        self._queue, self._asked = frozenset[str](), 0.0  # the ids in Slurm's queue, and when they were
+        self._missed: dict[Job, float] = {}  # since when a job is in the queue no more
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue jobs, several as one array, and note each one's id in its folder."""
@@ -246,9 +262,9 @@ class Slurm:
         try:
             submitted = self._executor.submit_array(tasks)
         except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
-            raise UserError(f"Slurm does not take the jobs: {str(error).splitlines()[0]}") from error
+            raise UserError(f"Slurm does not take the jobs: {_first_line(error)}") from error
         for job, handle in zip(jobs, submitted, strict=True):
-            self._jobs[job] = handle
+            self._take(job, handle)
             atomic_write(job.run_dir / HANDLE_FILE, json.dumps({"slurm": handle.job_id}) + "\n")
 
     def attach(self, job: Job) -> bool:
@@ -257,18 +273,40 @@ class Slurm:
             job_id = json.loads((job.run_dir / HANDLE_FILE).read_text())["slurm"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
-        self._jobs[job] = self._job_class(self._folder, job_id)
+        self._take(job, self._job_class(self._folder, job_id))
         # Whether it died without a result is asked of Slurm with the next `poll`, for all jobs at once.
         return not self._jobs[job].paths.result_pickle.exists()
 
+    def _take(self, job: Job, handle: Any) -> None:
+        self._jobs[job], job.launcher_log = handle, handle.paths.stderr
+        self._missed.pop(job, None)
+
     def poll(self, job: Job) -> int | None:
-        """What the run returned, as soon as submitit has noted it or Slurm knows the job as ended."""
+        """What the run returned; 1 where it has left the queue without a result."""
         handle = self._jobs[job]
-        if not handle.done():
+        if handle.paths.result_pickle.exists():
+            with contextlib.suppress(Exception):  # of the job, whatever it is
+                return int(handle.results()[0])
+            return 1
+        if not self._asks_queue:
+            return 1 if handle.done() else None
+        now = time.monotonic()
+        if now - self._asked >= self.period:
+            self._queue, self._asked = self._ask_queue(), now
+        if handle.job_id in self._queue:
+            self._missed.pop(job, None)
             return None
-        with contextlib.suppress(Exception):  # of the job, whatever it is, or no result at all
-            return int(handle.results()[0])
-        return 1
+        # A result that was written on another machine may take a moment to be seen on this one.
+        return 1 if now - self._missed.setdefault(job, now) >= 2 * self.period else None
+
+    def _ask_queue(self) -> frozenset[str]:
+        """The ids of all jobs that wait, run or are stopped for a while; those of before where Slurm is mute.
+
+        Not `sacct`, as submitit asks: it knows nothing where accounting is off.
+        """
+        command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+        asked = subprocess.run(command, capture_output=True, text=True)
+        return frozenset(asked.stdout.split()) if asked.returncode == 0 else self._queue
 
     def stop(self, job: Job) -> None:
         """Cancel the job."""
@@ -339,8 +377,11 @@ class Ray:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise UserError(
                 f"no Ray cluster can be reached at {resources.ray_address} (`ray start --head` starts one): "
-                f"{str(error).splitlines()[0]}"
+                f"{_first_line(error)}"
             ) from error
+        alive = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if resources.threads > max(node.get("CPU", 0) for node in alive):
+            print(f"warning: no node of the cluster has the {resources.threads} CPUs that a run asks for")
         total = self._ray.cluster_resources()
         gpus = total.get("GPU", 0) if resources.gpu else 0
         room = gpus * resources.per_gpu if gpus else total.get("CPU", 1) // resources.threads
@@ -354,7 +395,7 @@ class Ray:
         """Hand tasks to the cluster."""
         for job in jobs:
             stop_file(job.log).unlink(missing_ok=True)
-            self._tasks[job] = self._task.remote(job.command, str(job.log), os.getcwd())
+            self._tasks[job] = self._task.remote(job.command, str(job.log), os.getcwd(), own_environment())
 
     def attach(self, job: Job) -> bool:
         """Tasks end with the parent that submitted them."""
@@ -383,9 +424,15 @@ def stop_file(log: Path) -> Path:
     return log.with_name(log.name + ".stop")
 
 
-def ray_task(command: list[str], log: str, folder: str) -> int:
+def own_environment() -> dict[str, str]:
+    """What is set here of the variables that a run looks at; the workers' are those of `ray start`."""
+    ours = "RLZOO_", "D4RL_", "MINARI_", "MUJOCO_", "PYOPENGL_", "COPPELIASIM_", "WANDB_"
+    return {name: value for name, value in os.environ.items() if name.startswith(ours)}
+
+
+def ray_task(command: list[str], log: str, folder: str, variables: dict[str, str]) -> int:
     """Train, as a process of its own, within a worker of Ray. Returns the exit code."""
-    environment = {**os.environ, **ONE_THREAD}
+    environment = {**os.environ, **variables, **ONE_THREAD}
     told = stop_file(Path(folder, log))
     process = _start(command, Path(folder, log), cwd=folder, env=environment, preexec_fn=_end_with_parent)
     while process.poll() is None and not told.exists():
@@ -403,6 +450,11 @@ def _end_with_parent() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl.h
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of a message; the kind of error where there is none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _import(package: str, extra: str) -> Any:

@@ -367,7 +367,7 @@ def search(suite: str, arguments: Sequence[str]) -> int:
         with journal_errors(folder / JOURNAL):
             sweep = Search(suite, agent, folder, asked, space, common, checked[0])
             print(f"{asked.trials} trials of {len(asked.seeds)} seeds in {folder}")
-            if code := sweep.run(open_launcher(asked, folder, checked, jobs)):
+            if code := sweep.run(open_launcher(suite, asked, folder, checked, jobs)):
                 return code
         if not (best := completed(sweep.study)):
             raise UserError(f"no trial has come to its end; what the runs said is in {folder}")

@@ -110,6 +110,7 @@ class Sweep:
         self.jobs: list[Job] = []
         self.progress: dict[Job, Progress] = {}
         self.launcher: Launcher
+        self.stop: StopSignal
         self.failed: list[Job] = []
 
     def job(self, name: str, agent: str, flags: Sequence[str], steps: int) -> Job:
@@ -154,6 +155,7 @@ class Sweep:
         """
         self.launcher = launcher
         with Screen(self) as screen, StopSignal() as stop:
+            self.stop = stop
             try:
                 for job in self.jobs:
                     if job.state == "queued" and launcher.attach(job):
@@ -193,7 +195,7 @@ class Sweep:
             last = self.failed[-1]
             raise UserError(
                 f"{self.failures()} {self.unit}s in a row have failed (--max-failures), "
-                f"the last ({last.log}) with: {last.error.removeprefix('error: ')}"
+                f"the last ({last.cause}) with: {last.error.removeprefix('error: ')}"
             )
         queued = [job for job in self.jobs if job.state == "queued"]
         free = self.launcher.slots - sum(job.state in ("running", "pruning") for job in self.jobs)
@@ -201,7 +203,7 @@ class Sweep:
             new = self.more(free - len(queued))
             self.jobs += new
             queued += [job for job in new if job.state == "queued"]
-        start = queued[: max(free, 0)]
+        start = [] if self.stop.requested else queued[: max(free, 0)]
         for job in start:
             job.checkpoint = checkpoint_time(job)
             with errors_named(job.run_dir):
@@ -227,7 +229,7 @@ class Sweep:
         if code != USER_ERROR and job.tries < TRIES:
             job.state, job.error = "queued", f"it ended with {code} and goes on where it was"
             return
-        job.state, job.error = "failed", last_line(job.log) or f"exit code {code}"
+        job.state, job.error = "failed", last_line(job.cause) or f"exit code {code}"
         self.failed.append(job)
 
     def halt(self, job: Job) -> None:
@@ -462,12 +464,15 @@ def default_output(name: str, experiment: dict[str, Any]) -> Path:
     return Path("results/sweeps") / f"{name}-{digest[:6]}"
 
 
-def open_launcher(asked: SweepFlags, folder: Path, plans: Sequence[Plan], jobs: int | None) -> Launcher:
+def open_launcher(
+    suite: str, asked: SweepFlags, folder: Path, plans: Sequence[Plan], jobs: int | None
+) -> Launcher:
     """The launcher that is asked for. A `UserError` if it is not installed or cannot be reached."""
     slurm = named_values("--slurm", asked.slurm, "partition=gpu")
     threads = max(one.threads or 1 for one in plans)
     gpu = any(one.device != "cpu" for one in plans)
-    resources = Resources(folder, jobs, threads, gpu, asked.per_gpu, slurm, asked.ray_address)
+    resumable = suite not in SUITES or SUITES[suite].build is None
+    resources = Resources(folder, jobs, threads, gpu, asked.per_gpu, resumable, slurm, asked.ray_address)
     return LAUNCHERS[asked.launcher](resources)
 
 
@@ -494,7 +499,7 @@ def run_grid(
         sweep = Sweep(suite, folder, asked)
         sweep.jobs = [sweep.job(one.name, one.agent, with_threads(one), one.steps) for one in plans]
         print(f"{len(plans)} runs in {folder}")
-        if code := sweep.run(open_launcher(asked, folder, plans, asked.jobs)):
+        if code := sweep.run(open_launcher(suite, asked, folder, plans, asked.jobs)):
             return code
         rows: dict[tuple[str, ...], list[Job]] = defaultdict(list)
         for one, job in zip(plans, sweep.jobs, strict=True):

@@ -423,7 +423,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     programs, state = tmp_path / "bin", tmp_path / "slurm-state"
     for folder in (programs, state):
         folder.mkdir()
-    for name in ("sbatch", "srun", "sacct", "scontrol", "scancel"):
+    for name in ("sbatch", "srun", "squeue", "scontrol", "scancel"):
         (programs / name).write_text(f"#!{sys.executable}\n{SLURM.read_text()}")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
@@ -502,6 +502,61 @@ def test_a_pruned_job_of_slurm_is_cancelled(slurm: Path, tmp_path: Path) -> None
     assert wait_for_end(launcher, [job]) != [0]
     assert "scancel 100\n" in (slurm / "calls").read_text()
     assert not (job.run_dir / "run.json").exists()
+
+
+def test_a_job_that_leaves_slurms_queue_without_a_result_has_ended(slurm: Path, tmp_path: Path) -> None:
+    killed, suspended = jobs = jobs_of(tmp_path, 2, "--fail", "slow")
+    launcher = Slurm(Resources(tmp_path))
+    launcher.submit(jobs)
+    wait_for(lambda: all((job.run_dir / "sessions.jsonl").exists() for job in jobs))
+    (slurm / "held").write_text("100_1")  # suspended, or to be started again on another node
+    for job, name in ((killed, "100_0"), (suspended, "100_1")):
+        os.killpg(int((slurm / f"{name}.pid").read_text()), signal.SIGKILL)
+        os.killpg(sessions(job.run_dir)[0]["pid"], signal.SIGKILL)
+    began = time.monotonic()
+    assert wait_for_end(launcher, [killed]) == [1]
+    assert time.monotonic() - began < 5  # submitit waits 15 s for each result
+    time.sleep(0.5)
+    assert launcher.poll(suspended) is None
+    (slurm.parent / "bin" / "squeue").write_text("#!/bin/sh\nexit 1")  # nobody knows
+    (slurm / "held").unlink()
+    time.sleep(0.5)
+    assert launcher.poll(suspended) is None
+
+
+def test_why_a_job_of_slurm_did_not_begin_is_told(slurm: Path, tmp_path: Path) -> None:
+    (job,) = jobs_of(tmp_path, 1)
+    launcher = Slurm(Resources(tmp_path))
+    (slurm.parent / "bin" / "srun").write_text("#!/bin/sh\necho no such partition >&2; exit 1")
+    launcher.submit([job])
+    assert wait_for_end(launcher, [job]) == [1]
+    assert job.cause.parent == tmp_path / "slurm"
+    job.log.write_text("error: no such task")
+    assert job.cause == job.log
+
+
+def test_what_slurm_is_given(slurm: Path, tmp_path: Path) -> None:
+    (job,) = jobs_of(tmp_path, 1)
+    Slurm(Resources(tmp_path, slurm={"account": "0042", "time": "90"})).submit([job])
+    script = (slurm / "100.sh").read_text()
+    assert "#SBATCH --account=0042\n" in script
+    assert "#SBATCH --time=90\n" in script
+    for name in ("time", "timeout_min"):
+        with pytest.raises(UserError, match=f"--slurm {name} takes minutes"):
+            Slurm(Resources(tmp_path, slurm={name: "04:00:00"}))
+    (slurm.parent / "bin" / "sbatch").write_text("#!/bin/sh\nexit 1")
+    with pytest.raises(UserError, match=r"^Slurm does not take the jobs: .+"):
+        Slurm(Resources(tmp_path)).submit([job])
+
+
+def test_a_run_that_cannot_go_on_is_not_queued_again_for_ever(tmp_path: Path) -> None:
+    launcher = Slurm(Resources(tmp_path, resumable=False), cluster="local")
+    (job,) = jobs_of(tmp_path, 1, "--fail", "slow")
+    launcher.submit([job])
+    wait_for(lambda: (job.run_dir / "sessions.jsonl").exists())
+    os.kill(sessions(job.run_dir)[0]["parent"], signal.SIGUSR2)
+    assert wait_for_end(launcher, [job]) == [1]
+    assert len(sessions(job.run_dir)) == 1
 
 
 def test_submitit_itself_runs_interrupts_and_runs_again(tmp_path: Path) -> None:
@@ -619,3 +674,17 @@ def test_a_run_on_a_lost_node_of_ray_is_gone_on_with_on_another_to_the_same_weig
     )
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one if isinstance(one[key], torch.Tensor))
+
+
+def test_a_run_on_ray_has_our_variables_of_where_the_sweep_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setenv("LD_PRELOAD_OF_MINE", "here")
+    variables = launchers.own_environment()
+    assert variables["MUJOCO_GL"] == "egl"
+    assert "LD_PRELOAD_OF_MINE" not in variables
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")  # where Ray was started
+    command = [sys.executable, "-c", "import os; print(os.environ['MUJOCO_GL'])"]
+    assert launchers.ray_task(command, "output.log", str(tmp_path), variables) == 0
+    assert (tmp_path / "output.log").read_text() == "egl\n"

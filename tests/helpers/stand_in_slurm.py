@@ -1,7 +1,7 @@
-"""A stand-in for Slurm on one machine, as the programs of its name: sbatch, srun, sacct, scontrol, scancel.
+"""A stand-in for Slurm on one machine, as the programs of its name: sbatch, srun, squeue, scontrol, scancel.
 
 Its state is in the folder $STAND_IN_SLURM: for job 100 the script `100.sh`, for each of its tasks the process
-in `100_0.pid`, and every call in `calls`.
+in `100_0.pid`, and every call in `calls`; in `held` the ids that stay in the queue though nothing runs.
 """
 
 import os
@@ -53,10 +53,10 @@ elif program == "srun":
         if option in ("--output", "--error"):
             arguments.pop(0)
     os.execvp(arguments[0], arguments)
-elif program == "sacct":
-    print("JobID|State|NodeList")
-    for path in state.glob("*.pid"):
-        print(f"{path.stem}|{'RUNNING' if is_alive(path.read_text()) else 'COMPLETED'}|node")
+elif program == "squeue":
+    held = state / "held"
+    running = [path.stem for path in state.glob("*.pid") if is_alive(path.read_text())]
+    print(*running, *(held.read_text().split() if held.exists() else []), sep="\n")
 elif program == "scontrol":
     start(arguments[1], before="sleep 0.3;")
 elif program == "scancel":
