@@ -5,7 +5,7 @@ python experiments/benchmark.py --agents arsq --presets small --scaling
 python experiments/benchmark.py --images --agents arsq --batch-size 64
 python experiments/benchmark.py --agents --against sb3
 python experiments/benchmark.py --compare before.json after.json
-python experiments/benchmark.py --redraw results/benchmarks/AMD-EPYC.json --page results/benchmarks.md
+python experiments/benchmark.py --redraw results/benchmarks/FILE.json --page results/benchmarks.md
 
 Run it while nothing else runs: where the machine was busy it says so and quotes nothing. Writes a JSON file
 with the hardware's name; --page makes a page of tables and pictures from it.
@@ -113,7 +113,7 @@ class Request(Settings):
     anyway: bool = False
     """Quote figures of a busy machine too, marked as such."""
     output: Path | None = None
-    """JSON file; None: results/benchmarks/<hardware>.json."""
+    """JSON file; None: one in results/benchmarks, named by what was timed and the hardware."""
 
 
 class Measured(NamedTuple):

@@ -72,7 +72,7 @@ _RLBENCH_PIXELS: dict[str, dict[str, Any]] = {
 }
 
 
-# For two CPU cores (ours), on the stand-in, as the runs in results/data/rlbench-mujoco-state.
+# For two CPU cores (ours), on the stand-in, as the runs in results/data/rlbench-mujoco.
 _SMALL_STATE: dict[str, Any] = {
     "batch_size": 128,
     "offline_steps": 2_000,
