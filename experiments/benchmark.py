@@ -57,6 +57,7 @@ from rlzoo.nn.images import augment
 from rlzoo.policy import Policy
 from rlzoo.replay import ReplayBuffer, empty_batch, map_batch
 from rlzoo.run.cli import parse_flags, run_main
+from rlzoo.run.extras import load_extra
 from rlzoo.run.files import atomic_write, check_writable
 from rlzoo.run.logger import Logger
 from rlzoo.run.machine import describe_machine, resolve_device, tune_cpu
@@ -542,11 +543,9 @@ def time_against_sb3(device: torch.device, blocks: int = 10, steps: int = 100) -
 
     Both with 2 x 256 units, batches of 256, one environment, an update a step; ratios are pair by pair.
     """
-    try:
-        import gymnasium
-        import stable_baselines3
-    except ImportError as error:
-        raise UserError("--against sb3 needs Stable-Baselines3: pip install 'rlzoo[sb3]'") from error
+    import gymnasium
+
+    stable_baselines3 = load_extra("stable_baselines3", "sb3")
     request = Request(updates=100)
     theirs = stable_baselines3.SAC(
         "MlpPolicy", gymnasium.make("HalfCheetah-v5"), learning_starts=100, device=str(device)

@@ -164,8 +164,9 @@ def read_run(folder: Path) -> Run:
         entry["preset"] = str(config.get("preset") or "")
         entry["info"] = json.loads((folder / INFO_FILE).read_text())
         with (folder / METRICS_FILE).open() as file:
-            return make_run(entry, csv.DictReader(file))
-    except (OSError, csv.Error, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
+            whole = (line for line in file if line.endswith("\n"))  # a kill may have left half a line
+            return make_run(entry, csv.DictReader(whole))
+    except (OSError, csv.Error, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} is not a complete run folder: {error}") from error
 
 
@@ -174,10 +175,9 @@ def make_run(entry: dict[str, Any], rows: Iterable[dict[str, str]]) -> Run:
     evaluations: dict[int, dict[str, float]] = defaultdict(dict)
     training_s = {}
     for row in rows:
-        # A run that was killed may have left half a line.
-        if (row["tag"] or "").startswith("eval/") and row["value"]:
+        if row["tag"].startswith("eval/"):
             evaluations[int(row["step"])][row["tag"]] = float(row["value"])
-        elif row["tag"] == TIME_TAG and row["value"]:
+        elif row["tag"] == TIME_TAG:
             training_s[int(row["step"])] = float(row["value"])
     name, task, agent, label = (entry[key] for key in ("run", "task", "agent", "label"))
     info, settings = dict(entry["info"]), comparable(agent, entry["settings"])

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.runner.experiment import complete, load_experiment, read_config
-from experiments.runner.launch import check_origin, eval_lanes
+from experiments.runner.launch import check_origin
 from experiments.suites import SUITES
 from rlzoo.errors import UserError
 from rlzoo.evaluate import Evaluation, evaluate
@@ -95,7 +95,7 @@ class Watched:
     def __init__(self, task: VectorTask, episodes: int) -> None:
         self.task, self.episodes = task, episodes
         self.tracker = EpisodeTracker(task.num_envs)
-        self.finished: list[FinishedEpisode] = []
+        self.finished: list[list[FinishedEpisode]] = [[] for _ in range(task.num_envs)]  # by lane
         self.frames: list[Any] = []
         self.signal = 0  # the one that came
         self._steps, self._next_line = 0, 0.0
@@ -122,32 +122,29 @@ class Watched:
     def receive(self) -> Step:
         """The task's, counted."""
         step: Step = self.task.receive()
-        self.finished += self.tracker.update(step)
+        for episode in self.tracker.update(step):
+            self.finished[episode.lane].append(episode)
         self._steps += 1
         self._show()
         return step
 
     def render(self) -> Any:
         """The task's, kept."""
-        self.frames.append(self.task.render())  # type: ignore[attr-defined]
+        self.frames.append(self.task.render())
         return self.frames[-1]
 
     def evaluation(self) -> Evaluation:
-        """The episodes that have ended, as `evaluate` counts them: the same number for each lane at most."""
-        lanes: dict[int, list[FinishedEpisode]] = {lane: [] for lane in range(self.task.num_envs)}
-        for episode in self.finished:
-            lanes[episode.lane].append(episode)
-        each = self.episodes // self.task.num_envs
-        counted = [episode for lane in lanes.values() for episode in lane[:each]]
-        _, returns, lengths, success = map(np.array, zip(*counted, strict=True))
-        return Evaluation(returns, lengths, success.astype(np.float32), self.frames)
+        """The episodes that have ended, as `evaluate` counts them."""
+        tells_success = self.tracker.tells_success
+        return Evaluation.of(self.finished, self.episodes, self.frames, tells_success=tells_success)
 
     def _show(self) -> None:
-        done = min(len(self.finished), self.episodes)
+        ended = [episode.episode_return for lane in self.finished for episode in lane]
+        done = min(len(ended), self.episodes)
         text = f"{done}/{self.episodes} episodes have ended, after {self._steps:,} steps"
         text += f" of {self.task.num_envs} side by side"
-        if self.finished:
-            text += f"; mean return so far {np.mean([each.episode_return for each in self.finished]):,.1f}"
+        if ended:
+            text += f"; mean return so far {np.mean(ended):,.1f}"
         if self._status is not None:
             self._status.update(text)
         elif time.monotonic() >= self._next_line:
@@ -197,7 +194,7 @@ def play(settings: Request) -> tuple[Evaluation, Table, float, int]:
     suite.prepare(experiment, policy.about)
     torch.set_float32_matmul_precision(experiment.matmul_precision)
     seed_global_generators(settings.seed)
-    lanes = eval_lanes(settings.episodes, min(MOST_LANES, suite.lanes or MOST_LANES))
+    lanes = min(settings.episodes, suite.lanes or MOST_LANES, MOST_LANES)
     with closing(suite.make(experiment.task, lanes, render=film)) as task:
         watched = Watched(task, settings.episodes)
         policy.check_fits(task.spaces)
@@ -214,7 +211,7 @@ def play(settings: Request) -> tuple[Evaluation, Table, float, int]:
                     deterministic=not settings.sampled,
                 )
         except Interrupted:
-            if not watched.finished:
+            if not any(watched.finished):
                 raise KeyboardInterrupt from None
             result = watched.evaluation()
         frames_per_second = getattr(task, "render_fps", 30.0)

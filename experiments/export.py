@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import logging
-import time
+import statistics
+import timeit
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -33,6 +33,7 @@ from rlzoo.actions import ActionRange
 from rlzoo.errors import UserError
 from rlzoo.policy import WEIGHTS_FILE, Policy, load_policy
 from rlzoo.run.cli import parse_flags, run_main
+from rlzoo.run.extras import load_extra
 from rlzoo.run.files import check_writable
 from rlzoo.run.folder import CONFIG_FILE, EXPORT_FILE
 from rlzoo.run.machine import tune_cpu
@@ -333,16 +334,6 @@ def metadata(policy: Policy) -> dict[str, str]:
     return {name: str(text) for name, text in texts.items()}
 
 
-def milliseconds(act: Callable[[], Any]) -> float:
-    """The median time of a call."""
-    times = []
-    for _ in range(120):
-        started = time.perf_counter()
-        act()
-        times.append(time.perf_counter() - started)
-    return 1000 * float(np.median(times[20:]))
-
-
 def single_calls(run: Run, policy: Policy) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """What acts on one observation: the ONNX model, and PyTorch."""
     inputs = random_observations(policy, 1, seed=0)
@@ -355,9 +346,9 @@ def single_calls(run: Run, policy: Policy) -> tuple[Callable[[], Any], Callable[
 def main() -> int:
     """Export, and say what was checked and how fast both are."""
     settings = parse_flags(Request, description=__doc__)
-    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        raise UserError(f"rlzoo export needs {', '.join(missing)}: pip install 'rlzoo[export]'")
     tune_cpu()
+    for package in NEEDED:
+        load_extra(package, "export")
     torch.set_num_threads(1)
     policy = load_policy(
         settings.run, checkpoint=settings.checkpoint, greedy=settings.greedy, agents=PLAYABLE
@@ -379,7 +370,7 @@ def main() -> int:
     ties = f", but for {check.ties} at ties" if check.ties else ""
     print(f"checked on {check.rows} observations: {logits}actions within {check.action:.1e}{ties}")
     calls = single_calls(session(str(output / MODEL_FILE)), load_policy(output, agents=PLAYABLE))
-    times = [milliseconds(call) for call in calls]
+    times = [1000 * statistics.median(timeit.repeat(call, number=1, repeat=120)[20:]) for call in calls]
     print(f"one observation, one thread: {times[0]:.2f} ms in onnxruntime, {times[1]:.2f} ms in PyTorch")
     return 0
 

@@ -13,7 +13,6 @@ again: finished runs count, others are resumed.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import importlib.util
 import itertools
 import shlex
@@ -27,6 +26,7 @@ from experiments.runner.sweeps import SweepFlags, default_output, named_values, 
 from experiments.suites import SUITES
 from rlzoo.errors import UserError
 from rlzoo.run.cli import parse_flags, run_main
+from rlzoo.run.extras import load_extra
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"rlzoo sweep {form} SUITE [flags], where SUITE is one of {', '.join(SUITES)}")
     if form == "grid":
         return grid(suite, rest)
-    try:  # only here: a grid does not need Optuna
-        searching = importlib.import_module("experiments.runner.search")
-    except ImportError as error:
-        raise UserError(f"a search needs {error.name}: pip install 'rlzoo[sweep]'") from error
-    return searching.search(suite, rest)
+    load_extra("optuna", "sweep")
+    from experiments.runner.search import search  # only here: a grid does not need Optuna
+
+    return search(suite, rest)
 
 
 def own_flags(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:

@@ -24,7 +24,7 @@ from envs.gym.vector import Lane
 from experiments.presets import sb3 as presets
 from experiments.runner.experiment import default_experiment, differing, flag
 from experiments.runner.flags import Experiment
-from experiments.runner.launch import DATA_SETTINGS, eval_lanes, main
+from experiments.runner.launch import DATA_SETTINGS, main
 from experiments.runner.sb3 import SB3_AGENTS, OnPolicyConfig, SB3Trainer, make_model
 from experiments.train_mujoco import MujocoSuite
 from rlzoo.errors import SimulatorFailure, UserError
@@ -89,7 +89,7 @@ class SB3Suite(MujocoSuite):
             refuse_done(resume, config.steps)
             print(f"Stable-Baselines3 cannot go on where it was: the run in {resume} starts anew")
         self.prepare(experiment, None)
-        eval_task = self.make(task, eval_lanes(config.eval_episodes, None), render=experiment.video)
+        eval_task = self.make(task, config.eval_episodes, render=experiment.video)
         stack.callback(eval_task.close)
         if eval_task.spaces.pixels is not None:
             raise UserError(f"{agent_name} learns from states alone, and {task} has images")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ from rlzoo.run.signals import StopSignal
 from rlzoo.seeding import global_generators_kept
 from rlzoo.tracker import EpisodeTracker, FinishedEpisode
 from rlzoo.types import Array, FloatArray, VectorTask
+
+Frame = npt.NDArray[np.uint8]  # RGB [H, W, 3]
 
 VIDEO_TAG = "eval/video"
 # All tags that an evaluation may log.
@@ -37,7 +40,34 @@ class Evaluation:
     returns: npt.NDArray[np.float64]
     lengths: npt.NDArray[np.int64]
     success: FloatArray
-    frames: list[npt.NDArray[np.uint8]]
+    frames: list[Frame]
+
+    @classmethod
+    def of(
+        cls,
+        played: Sequence[Sequence[FinishedEpisode]],
+        episodes: int,
+        frames: list[Frame],
+        *,
+        tells_success: bool,
+    ) -> Evaluation:
+        """The evaluation of `episodes` episodes that the lanes have `played`, or of those that have ended.
+
+        How many count of each lane is fixed beforehand, so that short ones are not counted more often than
+        long ones.
+        """
+        counted = [
+            episode
+            for lane, quota in zip(played, quotas(episodes, len(played)), strict=True)
+            for episode in lane[:quota]
+        ]
+        success = np.array([episode.success for episode in counted], dtype=np.float32)
+        return cls(
+            np.array([episode.episode_return for episode in counted]),
+            np.array([episode.length for episode in counted]),
+            np.nan_to_num(success) if tells_success else success,
+            frames,
+        )
 
     def values(self) -> dict[str, float]:
         """The evaluation's TensorBoard tags."""
@@ -49,6 +79,11 @@ class Evaluation:
         if not np.isnan(self.success).any():
             values["eval/success"] = float(self.success.mean())
         return values
+
+
+def quotas(episodes: int, lanes: int) -> list[int]:
+    """How many of the episodes each lane plays: the same number, or one more."""
+    return [episodes // lanes + (lane < episodes % lanes) for lane in range(lanes)]
 
 
 def policy_action(
@@ -74,11 +109,10 @@ def evaluate(
     stop: StopSignal | None = None,
     limit: float = 0.0,
 ) -> Evaluation:
-    """Run `episodes` episodes, spread evenly over the task's lanes.
+    """Run `episodes` episodes, spread evenly over the task's lanes (see `Evaluation.of`).
 
-    Each lane plays the same number of episodes, so that short ones are not counted more often than long
-    ones. `seed` alone decides the episodes' starts. With `record`, the first lane's first episode is filmed.
-    Not `deterministic`, actions are sampled, by PyTorch's generator. The generators of Python and NumPy
+    `seed` alone decides the episodes' starts. With `record`, the first lane's first episode is filmed. Not
+    `deterministic`, actions are sampled, by PyTorch's generator. The generators of Python and NumPy
     themselves, which environments may draw from, are left as they were.
 
     Where the task says that it was solved, in one of the episodes or earlier (`tells_success`), episodes of
@@ -88,13 +122,10 @@ def evaluate(
     (0: any time).
 
     Raises:
-        ValueError: if `episodes` is not a multiple of the number of lanes.
         Stopped, TimedOut: it was cut short.
         SimulatorFailure: a simulator failed.
     """
     lanes = task.num_envs
-    if episodes % lanes:
-        raise ValueError(f"{episodes} episodes cannot be spread evenly over {lanes} environments")
     stop = stop or StopSignal()
     stop.check()
     with stop.waiting(limit):
@@ -103,7 +134,7 @@ def evaluate(
     tracker = EpisodeTracker(lanes, tells_success=tells_success)
     finished: list[list[FinishedEpisode]] = [[] for _ in range(lanes)]
     frames = [task.render()] if record else []
-    while min(map(len, finished)) < episodes // lanes:
+    while any(len(lane) < quota for lane, quota in zip(finished, quotas(episodes, lanes), strict=True)):
         stop.check()
         action = policy_action(agent, stacker(obs, tracker.begins), device, deterministic=deterministic)
         with stop.waiting(limit):
@@ -114,11 +145,4 @@ def evaluate(
         for episode in tracker.update(step):
             finished[episode.lane].append(episode)
         obs = step.obs
-    results = [episode for lane in finished for episode in lane[: episodes // lanes]]
-    success = np.array([episode.success for episode in results], dtype=np.float32)
-    return Evaluation(
-        np.array([episode.episode_return for episode in results]),
-        np.array([episode.length for episode in results]),
-        np.nan_to_num(success) if tracker.tells_success else success,
-        frames,
-    )
+    return Evaluation.of(finished, episodes, frames, tells_success=tracker.tells_success)

@@ -104,8 +104,9 @@ class Policy:
         name = about.get("agent_name")
         if not isinstance(name, str) or name not in agents:
             raise UserError(f"it was trained by {name!r}, which is no agent here")
-        self.device, self.interface = device, Interface.of_checkpoint(about)
+        self.device = device
         try:
+            self.interface = Interface.of_checkpoint(about)
             config = pydantic.TypeAdapter(agents[name].Config).validate_python(about["agent_config"])
             if greedy is not None:
                 if not config.greedy_rules:
@@ -264,10 +265,13 @@ def _split(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor
     """What a checkpoint, of a whole run or of its best policy, says of its agent; and the weights."""
     about = {key: value for key, value in checkpoint.items() if key not in ("format", "agent", "trainer")}
     trainer = checkpoint.get("trainer")
-    if trainer is not None:
-        about["step"] = trainer["counters"]["env_steps"] + trainer["counters"]["offline_updates"]
-    state = checkpoint["agent"] if trainer is None else trainer["agent"]
-    return about, {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    try:
+        if trainer is not None:
+            about["step"] = trainer["counters"]["env_steps"] + trainer["counters"]["offline_updates"]
+        state = checkpoint["agent"] if trainer is None else trainer["agent"]
+        return about, {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"the checkpoint is not whole ({error} is missing or no part of one)") from error
 
 
 def _read_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -39,6 +39,7 @@ CHECKPOINT = "latest.pt"  # everything a run needs to go on
 BEST_POLICY = "best.pt"  # the agent alone, at its best evaluation
 NEVER = 2**62  # later than any step
 RESTART_PERIOD = 10_000  # steps, over which `max_restarts` counts
+RESTART_LIMIT = 60.0  # seconds that making simulators anew may take at least, however short a step may be
 STATE_GRACE = 5.0  # seconds that simulators are given to tell their state after a signal
 
 
@@ -89,7 +90,7 @@ class TrainConfig(Settings):
     max_restarts: CountOrZero = 3
     """Most restarts in 10,000 steps."""
     env_timeout: NotNegative = 0.0
-    """Seconds a step may take, 0: any."""
+    """Seconds that simulators may take for a step or a reset, 0: any."""
 
 
 @dataclass
@@ -309,7 +310,8 @@ class Trainer:
             self.logger.log(step, {"faults/restarts": self.counters.restarts})
             self.progress.note(f"warning: {cause}; every environment begins anew")
             try:
-                with self.stop.waiting(self.config.env_timeout):
+                limit = self.config.env_timeout  # of steps, which are shorter than making simulators is
+                with self.stop.waiting(limit and max(limit, RESTART_LIMIT)):
                     task.restart()
                 return
             except (SimulatorFailure, CutShort) as again:
@@ -453,12 +455,16 @@ class Trainer:
         self._check_finite()  # it waits for the updates under way, which are training
         started = time.monotonic()
         result = self._play()
+        done = result is not None
         if result is not None:
             self._report(result)
+        if self.film:
+            del result
+            trim_memory()  # a frame of every step
         pause = time.monotonic() - started
         self.clock += pause
         self.began += pause
-        return result is not None
+        return done
 
     def _play(self) -> Evaluation | None:
         """Play and film an evaluation, anew where a simulator fails; None where a signal comes."""

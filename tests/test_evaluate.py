@@ -38,7 +38,7 @@ class Quiet:
     def receive(self) -> Step:
         episode, phase = divmod(self.count - 1, 3)
         ends = np.full(self.num_envs, phase == 1)
-        told = [1.0 if phase == 1 and lane[episode] else np.nan for lane in self.successes]
+        told = [1.0 if phase == 1 and any(lane[episode : episode + 1]) else np.nan for lane in self.successes]
         obs = {"state": np.full((self.num_envs, 1), random.random(), np.float32)}
         reward = np.random.random(self.num_envs).astype(np.float32)  # noqa: NPY002
         return Step(obs, reward, ends & False, ends, np.array(told, np.float32))
@@ -62,6 +62,12 @@ def test_episodes_that_say_nothing_have_failed_where_others_succeed(successes: l
     result = played(successes)
     assert result.success.tolist() == [float(each) for lane in successes for each in lane]
     assert result.values()["eval/success"] == 0.625
+
+
+def test_episodes_that_do_not_divide_are_spread_as_evenly_as_can_be() -> None:
+    result = played([[True, False], [False], [True]])
+    assert result.success.tolist() == [1.0, 0.0, 0.0, 1.0]
+    assert played([[True], [True], []]).success.tolist() == [1.0, 1.0]
 
 
 def test_where_no_episode_says_anything_it_is_known_only_from_before() -> None:

@@ -332,3 +332,19 @@ def test_what_the_numbers_of_a_task_mean() -> None:
         Interface.of_checkpoint(json.loads(json.dumps(panda.metadata()))).to_task(np.zeros((2, 8))),
         panda.to_task(np.zeros((2, 8), np.float32)),
     )
+
+
+@pytest.mark.parametrize("damage", ["interface", "limits", "other"])
+def test_an_export_without_its_interface_is_refused_in_one_line(damage: str, tmp_path: Path) -> None:
+    small("sac", SPACES).save(tmp_path)
+    path = tmp_path / "config.json"
+    about = json.loads(path.read_text())
+    if damage == "interface":
+        about["interface"] = None
+    elif damage == "limits":
+        del about["interface"]["limits"]
+    else:
+        about["interface"]["newer"] = 1
+    path.write_text(json.dumps(about))
+    with pytest.raises(UserError, match="does not fit sac: "):
+        rlzoo.load_policy(tmp_path)

@@ -1055,6 +1055,18 @@ def test_a_step_without_an_answer_in_time_is_a_failure(
     assert_transitions_are_whole(trainer.replay)
 
 
+def test_making_simulators_anew_may_take_longer_than_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(dataclasses.replace(CONFIG, env_timeout=0.3))
+    trainer.task = Scripted(4, 20, fail)
+    restart = trainer.task.restart
+    monkeypatch.setattr(trainer.task, "restart", lambda: (time.sleep(1), restart()))
+    with StopSignal() as stop:
+        train(trainer, tmp_path, stop=stop)
+    assert (trainer.counters.env_steps, trainer.counters.restarts) == (200, 1)
+
+
 def test_a_failing_step_while_stopping_is_no_fault(tmp_path: Path) -> None:
     """A batch system's signal ends programs of the simulator's own, too."""
 

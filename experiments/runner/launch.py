@@ -187,7 +187,7 @@ def build(
     config = experiment.train
     task = suite.make(experiment.task, config.num_envs, processes=config.processes)
     stack.callback(task.close)
-    lanes = eval_lanes(config.eval_episodes, suite.lanes)
+    lanes = min(config.eval_episodes, suite.lanes or config.eval_episodes)
     eval_task = suite.make(experiment.task, lanes, processes=config.processes, render=experiment.video)
     stack.callback(eval_task.close)
     if checkpoint is None:
@@ -197,11 +197,6 @@ def build(
     trainer = make_trainer(suite, agent_name, experiment, task, eval_task, data, checkpoint)
     warnings = [] if checkpoint else remarks(suite, agent_name, experiment, trainer, data)
     return trainer, warnings
-
-
-def eval_lanes(episodes: int, most: int | None) -> int:
-    """The largest number of lanes, `most` or fewer, over which the episodes can be spread evenly."""
-    return max(lanes for lanes in range(1, min(episodes, most or episodes) + 1) if episodes % lanes == 0)
 
 
 def load_data(suite: Suite, experiment: Experiment[Any, Any], task: VectorTask) -> Data:

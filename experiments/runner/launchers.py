@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import importlib
 import json
 import os
 import signal
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlzoo.errors import UserError
+from rlzoo.run.extras import load_extra
 from rlzoo.run.files import atomic_write, errors_named
 from rlzoo.run.signals import SIGNALS
 
@@ -231,7 +231,7 @@ class Slurm:
 
     def __init__(self, resources: Resources, cluster: str = "slurm") -> None:
         """`cluster` is "slurm", or "local" for submitit's stand-in on this machine."""
-        self._submitit = _import("submitit", "slurm")
+        self._submitit = load_extra("submitit", "slurm")
         self.slots = resources.jobs or 1000
         self._folder = (resources.folder / "slurm").absolute()
         self._job_class = {"slurm": self._submitit.SlurmJob, "local": self._submitit.LocalJob}[cluster]
@@ -368,7 +368,7 @@ class Ray:
     outlives = False
 
     def __init__(self, resources: Resources) -> None:
-        self._ray = _import("ray", "ray")
+        self._ray = load_extra("ray", "ray")
         host, colon, port = resources.ray_address.rpartition("://")[2].rpartition(":")
         try:
             if colon:  # Ray itself would try for minutes
@@ -455,13 +455,6 @@ def _end_with_parent() -> None:
 def _first_line(error: Exception) -> str:
     """The first line of a message; the kind of error where there is none."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def _import(package: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise UserError(f"--launcher {extra} needs {package}: pip install 'rlzoo[{extra}]'") from error
 
 
 LAUNCHERS: dict[str, type[Launcher]] = {"local": Local, "slurm": Slurm, "ray": Ray}

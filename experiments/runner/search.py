@@ -15,7 +15,6 @@ from typing import Any, Literal
 import matplotlib
 import numpy as np
 import optuna
-import scipy  # noqa: F401  (what Optuna's Gaussian process and Wilcoxon's test need)
 import tyro
 from matplotlib.ticker import NullFormatter
 from optuna.distributions import (

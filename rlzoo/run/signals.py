@@ -56,7 +56,7 @@ class StopSignal:
         self._process = os.getpid()
         self._previous: dict[signal.Signals, Any] = {}
         self._requested_at = 0.0
-        self.waits = False  # within `waiting`
+        self.waits, self.grace = False, GRACE  # within `waiting`, and what it grants then
 
     def defer(self) -> None:
         """From now on the first signal is a request."""
@@ -109,7 +109,7 @@ class StopSignal:
             self.requested, self._requested_at = signal.Signals(number), time.monotonic()
             write_stderr("stopping after this step; a checkpoint is written first (again to stop at once)")
             if self.waits:
-                signal.setitimer(signal.ITIMER_REAL, GRACE)
+                signal.setitimer(signal.ITIMER_REAL, self.grace)
         elif number != self.requested or time.monotonic() - self._requested_at > SAME_SIGNAL:
             end_at_once(number)
 
@@ -128,6 +128,7 @@ class Waiting:
         self.stop, self.seconds, self.grace = stop, limit, grace
 
     def __enter__(self) -> None:
+        self.stop.grace = self.grace
         self.stop.waits = True
         if self.stop.requested:  # asked only now that a signal would set the timer itself
             self.seconds = self.grace

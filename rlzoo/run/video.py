@@ -55,7 +55,7 @@ def rgb_frame(drawn: Any) -> Frame:
         frame = np.clip(np.rint(numbers * 255 if is_unit else numbers), 0, 255).astype(np.uint8)
     if frame.shape[2] == 1:
         frame = np.repeat(frame, 3, axis=2)
-    return np.ascontiguousarray(frame[..., :3])
+    return np.array(frame[..., :3], order="C")  # a copy: the environment may draw the next one there
 
 
 def _one_size(frames: Sequence[Frame]) -> Iterator[Frame]:

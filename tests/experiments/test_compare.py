@@ -35,6 +35,7 @@ from experiments.compare import (
     line_styles,
     mean_and_spread,
     plot,
+    read_run,
     recorded_mean,
     table,
     write_pages,
@@ -420,10 +421,20 @@ def test_seeds_that_never_succeeded_count_where_others_tell_of_success(tmp_path:
     for seed, rate in ((1, "1.0"), (2, None)):
         write_run(tmp_path / "runs" / f"s{seed}-1", seed=seed)
         if rate is not None:
-            with (tmp_path / "runs" / "s1-1" / "metrics.csv").open("a") as file:
-                file.write(f"\n120,eval/success,{rate}\n")
+            path = tmp_path / "runs" / "s1-1" / "metrics.csv"
+            whole, _, _ = path.read_text().rpartition("\n")
+            path.write_text(f"{whole}\n120,eval/success,{rate}\n")
     page = publish(tmp_path / "out", tmp_path / "runs", paper=True, score="success")["README.md"]
     assert "| 0.50 ± 0.71 |" in page
+
+
+@pytest.mark.parametrize("torn", ["180,eval/return,3", "180,eval/return,1e-", "180,eval/return,", "1"])
+def test_half_a_line_of_a_run_that_was_killed_does_not_count(torn: str, tmp_path: Path) -> None:
+    write_run(tmp_path / "s1-1", value=7.0)
+    path = tmp_path / "s1-1" / "metrics.csv"
+    whole, _, _ = path.read_text().rpartition("\n")
+    path.write_text(f"{whole}\n{torn}")
+    assert read_run(tmp_path / "s1-1").curve("eval/return") == {60: 3.5, 120: 7.0}
 
 
 def test_runs_that_began_in_the_same_second_are_several(tmp_path: Path) -> None:

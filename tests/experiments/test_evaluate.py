@@ -298,6 +298,20 @@ def test_an_interrupted_evaluation_keeps_what_has_ended(
         evaluate.main()
 
 
+@pytest.mark.parametrize("told", [np.nan, 1.0])
+def test_an_interrupted_evaluation_counts_silence_as_failure_where_others_succeed(told: float) -> None:
+    task = SlowTask(0)
+    receive = task.receive
+    task.receive = lambda: receive()._replace(  # type: ignore[method-assign]
+        success=np.array([np.nan, told if task.steps == 5 else np.nan, np.nan, np.nan], np.float32)
+    )
+    watched = evaluate.Watched(task, 4)  # type: ignore[arg-type]
+    for _ in range(5):
+        task.send(np.zeros((4, 1)))
+        watched.receive()
+    np.testing.assert_array_equal(watched.evaluation().success, [np.nan] * 2 if np.isnan(told) else [0, 1])
+
+
 class Signalled(PendulumEnv):
     """Is at work when the signal comes."""
 

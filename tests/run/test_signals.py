@@ -182,6 +182,17 @@ def test_a_wait_is_cut_short_soon_after_a_signal_and_nothing_else_is(before: boo
         time.sleep(GRACE + 0.1)  # no longer within
 
 
+def test_a_wait_may_grant_more_after_a_signal_that_comes_within_it() -> None:
+    with StopSignal() as stop:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        with stop.waiting(grace=10.0):
+            time.sleep(GRACE + 1)
+        started = time.monotonic()
+        with pytest.raises(Stopped), stop.waiting():  # the next one grants no more than it says
+            catch_all(30)
+        assert time.monotonic() - started < GRACE + 1
+
+
 def test_a_wait_has_a_limit() -> None:
     with StopSignal() as stop:
         started = time.monotonic()

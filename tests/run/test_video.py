@@ -78,6 +78,13 @@ def test_what_is_no_picture_is_refused(drawn: Any) -> None:
         rgb_frame(drawn)
 
 
+def test_a_frame_stays_as_it_is_where_the_environment_draws_the_next_one_in_its_place() -> None:
+    canvas = np.zeros((8, 8, 3), np.uint8)
+    frame = rgb_frame(canvas)
+    canvas[:] = 9
+    assert not frame.any()
+
+
 @pytest.mark.parametrize("size", [(24, 24), (16, 64), (48, 8)])
 def test_frames_that_change_their_size_are_shown_in_the_first_ones(
     tmp_path: Path, size: tuple[int, int]
