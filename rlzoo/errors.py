@@ -17,3 +17,8 @@ class SimulatorFailure(UserError):  # noqa: N818  (an outcome that training hand
     The message is the cause, with the place in its code. Training goes on with new simulators (see
     `rlzoo.train.Trainer`).
     """
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, in one line of at most 300 characters; its type where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

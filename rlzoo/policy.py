@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 from algos import AGENTS  # the one import upwards: an agent is built by its name
 from rlzoo.agent import Agent
 from rlzoo.data.scaling import Scaling
-from rlzoo.errors import UserError
+from rlzoo.errors import UserError, one_line
 from rlzoo.evaluate import policy_action
 from rlzoo.interface import Interface
 from rlzoo.replay import FrameStacker
@@ -124,7 +124,7 @@ class Policy:
             if wrong := [*(set(missing) - {"_extra_state"}), *unknown]:
                 raise ValueError(f"{sorted(wrong)[0]} is missing or surplus")
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise UserError(f"it does not fit {name}: {' '.join(str(error).split())}") from error
+            raise UserError(f"it does not fit {name}: {one_line(error)}") from error
         self.config = config
         self.about = {**about, "agent_config": plain(config)}
         views, channels, *size = self.spaces.pixels or (0, 0)

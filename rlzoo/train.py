@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rlzoo.agent import Agent
 from rlzoo.capture import Capture, capture, capture_sampling
-from rlzoo.errors import SimulatorFailure, UserError
+from rlzoo.errors import SimulatorFailure, UserError, one_line
 from rlzoo.evaluate import VIDEO_TAG, Evaluation, evaluate
 from rlzoo.replay import FrameStacker, ReplayBuffer, empty_batch, map_batch, row_fields
 from rlzoo.run.checkpoint import best_return, save_checkpoint
@@ -620,7 +620,7 @@ class Trainer:
         try:
             self._load(state)
         except (KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise UserError(
                 f"the checkpoint does not fit this run (another agent, task or setting?): {reason}"
             ) from error

@@ -23,7 +23,7 @@ from envs.gym.rendering import backend_of, import_mujoco, use_backend
 from envs.gym.snapshot import Environment
 from envs.gym.vector import GymVectorTask
 from rlzoo.actions import ActionRange
-from rlzoo.errors import UserError
+from rlzoo.errors import UserError, one_line
 from rlzoo.types import Array
 
 # The families whose tasks have continuous actions, and the continuous tasks of mixed ones: what to suggest.
@@ -119,7 +119,7 @@ def make_env(
         if not given:
             raise
         shown = ", ".join(f"{name}={value!r}" for name, value in given.items())
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{spec.id} cannot be made with {shown}: {reason}") from error
     # The mazes load their model from a file of their own in the temporary folder and leave it there.
     if model_file := getattr(env.unwrapped, "tmp_xml_file_path", None):

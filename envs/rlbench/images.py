@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from rlzoo.errors import UserError
+from rlzoo.errors import UserError, one_line
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -101,5 +101,5 @@ def _read_png(path: Path, size: int) -> Pixels:
         raise
     except Exception as error:
         # Pillow raises whatever the bytes lead it to: OSError, SyntaxError, ValueError, struct.error, …
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)
         raise UserError(f"{path}: missing or unreadable ({reason}); expected a PNG image") from error

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from envs.rlbench.demonstrations import demonstration_of
 from envs.rlbench.protocol import Demonstration, Images
-from rlzoo.errors import UserError
+from rlzoo.errors import UserError, one_line
 from rlzoo.types import Array, FloatArray
 
 # The protocol's (CQN, ARSQ): demonstrations are planned within them, so that a step's deltas stay small.
@@ -159,7 +159,7 @@ class Simulator:
             with self._randomness():
                 observation, reward, terminate = self._task.step(np.asarray(action, np.float64))
         except (InvalidActionError, IKError, ConfigurationPathError) as error:
-            raise InvalidAction(" ".join(str(error).split()) or type(error).__name__) from error
+            raise InvalidAction(one_line(error)) from error
         solved = float(reward) > 0
         return self._convert(observation), solved, bool(terminate) or solved
 

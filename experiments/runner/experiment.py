@@ -16,7 +16,7 @@ import yaml
 from experiments.runner.data import DataConfig
 from experiments.runner.flags import Experiment
 from experiments.runner.suite import Suite
-from rlzoo.errors import UserError
+from rlzoo.errors import UserError, one_line
 from rlzoo.run.cli import EarlyParser, parse_flags
 from rlzoo.run.extras import load_extra
 from rlzoo.run.files import expand_user
@@ -143,7 +143,7 @@ def load_experiment(
     except UserError as error:  # a value out of its range, named by its flag
         raise UserError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{path} is not a run's configuration: {reason}") from error
 
 
@@ -163,7 +163,7 @@ def read_config(run_dir: Path, *, exported: bool = False) -> dict[str, Any]:
         raise UserError(f"{run_dir} is not a run folder: {path.name} cannot be read") from error
     except (yaml.YAMLError, ValueError, LookupError, TypeError, RecursionError) as error:
         # RecursionError: nested too deeply
-        raise UserError(f"{path} is not a run's configuration: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not a run's configuration: {one_line(error)}") from error
     if not isinstance(config, dict) or not isinstance(config.get("suite"), str):
         hint = "; rlzoo export of today names it" if exported else ""
         raise UserError(f"{path} is not a run's configuration: it names no suite{hint}")

@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from rlzoo.errors import UserError
+from rlzoo.errors import UserError, one_line
 from rlzoo.run.files import atomic_write
 from rlzoo.types import BoolArray, FloatArray
 
@@ -39,7 +39,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     except BlockingIOError as error:  # HDF5's lock
         raise UserError(f"{path}: another program has it open for writing, expected a closed file") from error
     except Exception as error:  # a damaged type or name gets as far as Python, and fails there in any way
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)
         if "already open for write" in reason:  # the mark that a writer takes away when it closes the file
             raise UserError(
                 f"{path}: open in a program that writes it, or left so by one that ended without closing it "

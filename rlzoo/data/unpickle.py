@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rlzoo.errors import UserError
+from rlzoo.errors import UserError, one_line
 from rlzoo.types import Array
 
 # Objects from outside the file, other ways to make objects, sets: nothing that our data needs.
@@ -73,7 +73,7 @@ def load_pickle(path: str | os.PathLike[str], *, records: Collection[str] = ()) 
         if stream.read().strip():  # a line break does no harm
             raise pickle.UnpicklingError("its end is not that of the file")
     except Exception as error:  # the unpickler raises whatever the bytes lead it to
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)
         if isinstance(error, KeyError):
             reason = f"opcode {reason} is not allowed"
         raise UserError(f"{path}: {reason}; expected a pickle of arrays in plain containers") from error

@@ -15,7 +15,7 @@ import numpy as np
 from rlzoo.actions import ActionRange
 from rlzoo.data.hdf5 import written_hdf5
 from rlzoo.data.minari import datasets_folder
-from rlzoo.errors import UserError
+from rlzoo.errors import UserError, one_line
 from rlzoo.run.files import cannot_write
 from rlzoo.types import Array, BoolArray, Episode, FloatArray
 
@@ -149,7 +149,7 @@ def _env_spec(env_id: str) -> EnvSpec | None:
     try:
         spec.to_json()
     except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         print(
             f"warning: Minari will not be able to make {env_id} from the dataset: {reason}", file=sys.stderr
         )
