@@ -11,7 +11,7 @@ import torch
 
 from rlzoo.agent import Agent
 from rlzoo.replay import FrameStacker
-from rlzoo.run.signals import StopSignal
+from rlzoo.run.signals import StopSignal, begin_limit
 from rlzoo.seeding import global_generators_kept
 from rlzoo.tracker import EpisodeTracker, FinishedEpisode
 from rlzoo.types import Array, FloatArray, VectorTask
@@ -118,8 +118,8 @@ def evaluate(
     Where the task says that it was solved, in one of the episodes or earlier (`tells_success`), episodes of
     which it says nothing have failed.
 
-    A request of `stop` ends it within two seconds; `limit` is what a step or a reset may take, in seconds
-    (0: any time).
+    A request of `stop` ends it within two seconds; `limit` is what a step may take, in seconds (0: any
+    time).
 
     Raises:
         Stopped, TimedOut: it was cut short.
@@ -128,7 +128,7 @@ def evaluate(
     lanes = task.num_envs
     stop = stop or StopSignal()
     stop.check()
-    with stop.waiting(limit):
+    with stop.waiting(begin_limit(limit)):
         obs = task.reset(seed)
     stacker = FrameStacker(task.spaces)
     tracker = EpisodeTracker(lanes, tells_success=tells_success)

@@ -63,7 +63,9 @@ def load_policy(
         UserError: there is nothing of the kind, it is damaged, an agent that is not known here left it, or
             there is no such device.
     """
-    path, where = Path(path), resolve_device(str(device))
+    path = Path(path)
+    # Only of a GPU it is known beforehand, and without a traceback, whether it is there.
+    where = resolve_device(str(device)) if str(device).startswith(("auto", "cuda")) else torch.device(device)
     exported = (path / EXPORT_FILE).is_file()
     if exported:
         about, weights = _read_export(path)

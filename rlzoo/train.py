@@ -26,7 +26,7 @@ from rlzoo.run.checkpoint import best_return, save_checkpoint
 from rlzoo.run.files import WriteError
 from rlzoo.run.machine import trim_memory
 from rlzoo.run.progress import Progress
-from rlzoo.run.signals import CutShort, StopSignal, TimedOut
+from rlzoo.run.signals import CutShort, StopSignal, TimedOut, begin_limit
 from rlzoo.seeding import EVALUATION, RESTART, WARMUP, derived_seed
 from rlzoo.settings import Count, CountOrZero, Fraction, NotNegative, Positive, Settings
 from rlzoo.tracker import EpisodeTracker
@@ -39,7 +39,6 @@ CHECKPOINT = "latest.pt"  # everything a run needs to go on
 BEST_POLICY = "best.pt"  # the agent alone, at its best evaluation
 NEVER = 2**62  # later than any step
 RESTART_PERIOD = 10_000  # steps, over which `max_restarts` counts
-RESTART_LIMIT = 60.0  # seconds that making simulators anew may take at least, however short a step may be
 STATE_GRACE = 5.0  # seconds that simulators are given to tell their state after a signal
 
 
@@ -90,7 +89,7 @@ class TrainConfig(Settings):
     max_restarts: CountOrZero = 3
     """Most restarts in 10,000 steps."""
     env_timeout: NotNegative = 0.0
-    """Seconds that simulators may take for a step or a reset, 0: any."""
+    """Seconds that simulators may take for a step, and at least a minute to begin anew; 0: any."""
 
 
 @dataclass
@@ -253,7 +252,7 @@ class Trainer:
     def _iterate(self) -> None:
         """One step of all environments, and the updates that are due meanwhile."""
         if self.obs is None:
-            with self.stop.waiting(self.config.env_timeout):
+            with self.stop.waiting(begin_limit(self.config.env_timeout)):
                 self.obs = self.task.reset(self._reset_seed())
                 self.task.get_state()  # warns at the start of what a checkpoint cannot keep
         obs = self.obs
@@ -293,10 +292,11 @@ class Trainer:
         Raises:
             SimulatorFailure: that has happened too often; a checkpoint is written first.
         """
+        limit = self.config.env_timeout
         while not self.stop.requested:
             cause = str(failure)
             if isinstance(failure, TimedOut):
-                cause = f"the environments have not answered for {self.config.env_timeout:g} s"
+                cause = f"the environments have not answered in time (--env-timeout {limit:g})"
             step, most = self.counters.step, self.config.max_restarts
             self.restarted = [earlier for earlier in self.restarted if earlier > step - RESTART_PERIOD]
             self.counters.restarts += 1
@@ -310,8 +310,7 @@ class Trainer:
             self.logger.log(step, {"faults/restarts": self.counters.restarts})
             self.progress.note(f"warning: {cause}; every environment begins anew")
             try:
-                limit = self.config.env_timeout  # of steps, which are shorter than making simulators is
-                with self.stop.waiting(limit and max(limit, RESTART_LIMIT)):
+                with self.stop.waiting(begin_limit(limit)):
                     task.restart()
                 return
             except (SimulatorFailure, CutShort) as again:

@@ -1051,7 +1051,7 @@ def test_a_step_without_an_answer_in_time_is_a_failure(
         train(trainer, tmp_path, stop=stop)
     assert trainer.counters.env_steps == 200
     assert trainer.counters.restarts == 1
-    assert "the environments have not answered for 0.3 s" in capsys.readouterr().out
+    assert "the environments have not answered in time (--env-timeout 0.3)" in capsys.readouterr().out
     assert_transitions_are_whole(trainer.replay)
 
 

@@ -26,7 +26,7 @@ from envs.rlbench.protocol import MAX_DELTA, NUM_JOINTS, Demonstration, Images, 
 from rlzoo.data.download import cache_dir
 from rlzoo.data.hdf5 import check_shape, get_dataset, open_hdf5, written_hdf5
 from rlzoo.data.unpickle import Record, load_pickle
-from rlzoo.errors import UserError
+from rlzoo.errors import UserError, one_line
 from rlzoo.run.files import expand_user
 from rlzoo.types import FloatArray
 
@@ -305,8 +305,8 @@ def _write_cache(path: Path, fingerprint: str, frames: Pixels) -> None:
             options = {"compression": "lzf", "fletcher32": True}
             chunks = (min(8, len(frames)), *frames.shape[1:])
             file.create_dataset("frames", data=frames, chunks=chunks, **options)
-    except UserError as error:
-        print(f"{error}; the demonstrations will be decoded again the next time", file=sys.stderr)
+    except (UserError, MemoryError) as error:
+        print(f"{one_line(error)}; the demonstrations will be decoded again the next time", file=sys.stderr)
 
 
 def _read_cache(path: Path, fingerprint: str, shape: tuple[int, ...]) -> Pixels | None:

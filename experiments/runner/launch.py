@@ -34,7 +34,7 @@ from rlzoo.data.scaling import Scaling
 from rlzoo.errors import UserError
 from rlzoo.evaluate import EVALUATION_TAGS
 from rlzoo.run.checkpoint import load_checkpoint
-from rlzoo.run.files import WriteError, errors_named
+from rlzoo.run.files import WriteError, errors_named, is_full
 from rlzoo.run.folder import (
     ABOUT,
     CONFIG_FILE,
@@ -378,14 +378,18 @@ def train(
             logger.hparams(settings, metrics)
     if not stop.requested:
         finish_run_info(run_dir)
-    if trainer.evaluations:
-        Console().print(evaluation_table(trainer.evaluations, offline=trainer.config.offline_steps))
-        if suite.remark:
-            print(suite.remark)
-    if stop.requested:
-        again = "go on" if suite.build is None else "start anew"
-        print(f"stopped at step {counters.step:,}; {again} with: {resume_hint(suite.script, run_dir)}")
-    print(f"learning curves: {tensorboard_hint(run_dir)}")
+    try:
+        if trainer.evaluations:
+            Console().print(evaluation_table(trainer.evaluations, offline=trainer.config.offline_steps))
+            if suite.remark:
+                print(suite.remark)
+        if stop.requested:
+            again = "go on" if suite.build is None else "start anew"
+            print(f"stopped at step {counters.step:,}; {again} with: {resume_hint(suite.script, run_dir)}")
+        print(f"learning curves: {tensorboard_hint(run_dir)}", flush=True)
+    except OSError as error:
+        if not is_full(error):  # the run is done, whether its output finds room or not
+            raise
 
 
 def resume_hint(script: str, run_dir: Path) -> str:

@@ -30,6 +30,13 @@ HANDLE_FILE = "job.json"  # by what name Slurm knows a run, in its folder
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
+def run_environment() -> dict[str, str]:
+    """The variables of a run, which is of the same checkout as this module, whichever is installed."""
+    checkout = str(Path(__file__).resolve().parents[2])
+    others = filter(None, [os.environ.get("PYTHONPATH")])
+    return {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join([checkout, *others])}
+
+
 @dataclasses.dataclass(eq=False)
 class Job:
     """One run of a sweep, and how it stands.
@@ -141,7 +148,7 @@ class Local:
         """Start processes."""
         for job in jobs:
             place = self._place()
-            environment = {**os.environ, **ONE_THREAD, "OMP_NUM_THREADS": str(self._threads)}
+            environment = {**run_environment(), "OMP_NUM_THREADS": str(self._threads)}
             if place:
                 environment["CUDA_VISIBLE_DEVICES"] = place
             process = _start(job.command, job.log, env=environment)
@@ -253,7 +260,9 @@ class Slurm:
             raise UserError(f"--launcher slurm: {_first_line(error)}") from error
         self._jobs: dict[Job, Any] = {}
         self._asks_queue = cluster == "slurm"
-        self._queue, self._asked = frozenset[str](), 0.0  # the ids in Slurm's queue, and when they were
+        # The ids in Slurm's queue, None where it did not answer, and when it was asked.
+        self._queue: frozenset[str] | None = None
+        self._asked = 0.0
         self._missed: dict[Job, float] = {}  # since when a job is in the queue no more
 
     def submit(self, jobs: Sequence[Job]) -> None:
@@ -293,20 +302,23 @@ class Slurm:
         now = time.monotonic()
         if now - self._asked >= self.period:
             self._queue, self._asked = self._ask_queue(), now
-        if handle.job_id in self._queue:
+        if self._queue is None or handle.job_id in self._queue:
             self._missed.pop(job, None)
             return None
         # A result that was written on another machine may take a moment to be seen on this one.
         return 1 if now - self._missed.setdefault(job, now) >= 2 * self.period else None
 
-    def _ask_queue(self) -> frozenset[str]:
-        """The ids of all jobs that wait, run or are stopped for a while; those of before where Slurm is mute.
+    def _ask_queue(self) -> frozenset[str] | None:
+        """The ids of all jobs that wait, run or are stopped for a while; None where there is no answer.
 
         Not `sacct`, as submitit asks: it knows nothing where accounting is off.
         """
         command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
-        asked = subprocess.run(command, capture_output=True, text=True)
-        return frozenset(asked.stdout.split()) if asked.returncode == 0 else self._queue
+        try:
+            asked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return frozenset(asked.stdout.split())
 
     def stop(self, job: Job) -> None:
         """Cancel the job."""
@@ -330,7 +342,7 @@ class SlurmTask:
             self._command,
             Path(self._folder, self._log),
             cwd=self._folder,
-            env={**os.environ, **ONE_THREAD},
+            env=run_environment(),
             preexec_fn=_shield,
         )
         self._pid, self._signalled = process.pid, False
@@ -432,7 +444,7 @@ def own_environment() -> dict[str, str]:
 
 def ray_task(command: list[str], log: str, folder: str, variables: dict[str, str]) -> int:
     """Train, as a process of its own, within a worker of Ray. Returns the exit code."""
-    environment = {**os.environ, **variables, **ONE_THREAD}
+    environment = {**run_environment(), **variables}
     told = stop_file(Path(folder, log))
     process = _start(command, Path(folder, log), cwd=folder, env=environment, preexec_fn=_end_with_parent)
     while process.poll() is None and not told.exists():

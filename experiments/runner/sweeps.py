@@ -225,7 +225,8 @@ class Sweep:
             job.state = "pruned"
             return
         # One that dies on the way, by a signal or with its machine, is gone on with; a mistake stays one.
-        job.tries = 0 if checkpoint_time(job) > job.checkpoint else job.tries + 1
+        gets_on = resumes(self.suite) and checkpoint_time(job) > job.checkpoint
+        job.tries = 0 if gets_on else job.tries + 1
         if code != USER_ERROR and job.tries < TRIES:
             job.state, job.error = "queued", f"it ended with {code} and goes on where it was"
             return
@@ -251,6 +252,11 @@ class Sweep:
 def training_script(suite: str) -> list[str]:
     """The command of a benchmark's training script; -P: no folder `envs` where it is started comes first."""
     return [sys.executable, "-P", "-m", f"experiments.train_{suite}"]
+
+
+def resumes(suite: str) -> bool:
+    """Whether the benchmark's runs can go on where they were."""
+    return suite not in SUITES or SUITES[suite].build is None
 
 
 def checkpoint_time(job: Job) -> float:
@@ -471,8 +477,8 @@ def open_launcher(
     slurm = named_values("--slurm", asked.slurm, "partition=gpu")
     threads = max(one.threads or 1 for one in plans)
     gpu = any(one.device != "cpu" for one in plans)
-    resumable = suite not in SUITES or SUITES[suite].build is None
-    resources = Resources(folder, jobs, threads, gpu, asked.per_gpu, resumable, slurm, asked.ray_address)
+    can_resume = resumes(suite)
+    resources = Resources(folder, jobs, threads, gpu, asked.per_gpu, can_resume, slurm, asked.ray_address)
     return LAUNCHERS[asked.launcher](resources)
 
 

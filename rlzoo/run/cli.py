@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import io
 import os
 import re
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from rlzoo.errors import UserError
+from rlzoo.run.files import is_full
 from rlzoo.run.signals import write_stderr
 
 
@@ -25,6 +25,7 @@ def run_main(function: Callable[[], int | None]) -> None:
     exits with 130, and an output that nobody reads any more (``| head``) with 141, as a shell reports it.
     Every other exception is a bug and keeps its traceback.
     """
+    code = 0
     try:
         code = function() or 0
         if sys.stdout is not None:  # it is where the command was started with it closed
@@ -40,9 +41,10 @@ def run_main(function: Callable[[], int | None]) -> None:
             raise
         os._exit(128 + signal.SIGPIPE)  # `sys.exit` would flush what is left to print, and complain
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if not is_full(error):
             raise
-        code = _fail(f"the output cannot be written: {error.strerror}")
+        failed = _fail(f"the output cannot be written: {error.strerror}")
+        code = code or failed  # that of a run which a signal has stopped stays
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python would still try to write at its end
     except (MemoryError, RuntimeError) as error:
         # PyTorch has an exception of its own for a GPU, and only a message for the CPU.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -84,6 +85,11 @@ class WriteError(UserError):
     def __init__(self, path: str | os.PathLike[str], message: str) -> None:
         super().__init__(message)
         self.path = Path(path)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether it was the output, no file by name, that had no room on its disk or in its quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None
 
 
 def cannot_write(path: str | os.PathLike[str], error: OSError) -> WriteError:

@@ -16,6 +16,8 @@ from rich import progress
 from rich.console import Console
 from rich.table import Column, Table
 
+from rlzoo.run.files import is_full
+
 REFRESH_PERIOD = 0.25  # seconds between two drawings of the live line, and two samples for the rates
 LINE_PERIOD = 30.0  # seconds between two plain lines
 MAX_TABLE_ROWS = 12
@@ -97,10 +99,9 @@ class Progress:
         else:  # not through rich, which would wrap it at 80 columns
             try:
                 print(message, file=self._console.file, flush=True)
-            except BrokenPipeError:
-                raise
-            except OSError:  # a full disk, say, under the output alone: no reason to end a run
-                return
+            except OSError as error:
+                if not is_full(error):  # under the output alone: no reason to end a run
+                    raise
 
     def _show(self, *, quiet: bool = False) -> None:
         """Sample the speed, and draw the live line or, unless `quiet`, print a plain one."""

@@ -23,6 +23,17 @@ GRACE = 1.5  # seconds that simulators are given after a signal, to finish the s
 SAME_SIGNAL = 0.1  # seconds
 
 
+BEGINNING = 60.0  # seconds
+
+
+def begin_limit(limit: float) -> float:
+    """What simulators may take to be made anew, or to begin all episodes, where a step may take `limit`.
+
+    Both are seconds, 0: any time. However short a step may be, this may take a minute.
+    """
+    return limit and max(limit, BEGINNING)
+
+
 class CutShort(BaseException):
     """A wait for simulators was cut short.
 

@@ -520,8 +520,14 @@ def test_a_job_that_leaves_slurms_queue_without_a_result_has_ended(slurm: Path, 
     assert launcher.poll(suspended) is None
     (slurm.parent / "bin" / "squeue").write_text("#!/bin/sh\nexit 1")  # nobody knows
     (slurm / "held").unlink()
-    time.sleep(0.5)
-    assert launcher.poll(suspended) is None
+    again = Slurm(Resources(tmp_path))
+    assert again.attach(suspended)
+    for _ in range(5):
+        time.sleep(0.1)
+        assert launcher.poll(suspended) is again.poll(suspended) is None
+    (slurm.parent / "bin" / "squeue").unlink()
+    time.sleep(0.1)
+    assert again.poll(suspended) is None
 
 
 def test_why_a_job_of_slurm_did_not_begin_is_told(slurm: Path, tmp_path: Path) -> None:
@@ -547,6 +553,25 @@ def test_what_slurm_is_given(slurm: Path, tmp_path: Path) -> None:
     (slurm.parent / "bin" / "sbatch").write_text("#!/bin/sh\nexit 1")
     with pytest.raises(UserError, match=r"^Slurm does not take the jobs: .+"):
         Slurm(Resources(tmp_path)).submit([job])
+
+
+@pytest.mark.parametrize(("suite", "again"), [("mujoco", 10), ("sb3", 2)])
+def test_a_run_that_begins_anew_has_three_tries_whatever_it_has_saved(
+    suite: str, again: int, tmp_path: Path
+) -> None:
+    one = sweeps.Sweep(suite, tmp_path, sweeps.SweepFlags())
+    job = one.job("a", "sac", [], 10)
+    checkpoint = job.run_dir / "checkpoints" / "latest.pt"
+    checkpoint.parent.mkdir(parents=True)
+    queued = 0
+    for time_written in range(1, 11):
+        checkpoint.touch()
+        os.utime(checkpoint, (time_written, time_written))
+        one._settle(job, 143)
+        queued += job.state == "queued"
+        job.checkpoint = time_written
+    assert queued == again
+    assert job.state == ("queued" if again == 10 else "failed")
 
 
 def test_a_run_that_cannot_go_on_is_not_queued_again_for_ever(tmp_path: Path) -> None:
@@ -599,7 +624,6 @@ def test_a_grid_of_real_runs(
         (tmp_path / "work" / package).mkdir(parents=True)
         (tmp_path / "work" / package / "__init__.py").touch()
     monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     tmp_path /= "sweep"
     data = str(ROOT / "results/datasets/hopper-demos.hdf5")
     flags = [

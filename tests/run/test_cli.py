@@ -97,6 +97,13 @@ def test_an_output_on_a_full_disk_is_one_line_and_a_closed_one_none() -> None:
         2,
         "error: the output cannot be written: No space left on device\n",
     )
+    with open("/dev/full", "w") as full:  # of a run that a signal has stopped
+        stopped = [*command[:2], command[2].replace("print('x')", "print('x') or 138")]
+        buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+        run = subprocess.run(
+            stopped, stdout=full, stderr=subprocess.PIPE, text=True, env=buffered, cwd=PROJECT
+        )
+    assert run.returncode == 138, run.stderr
     closed = ["bash", "-c", '"$@" >&-', "bash", *command]
     run = subprocess.run(closed, stderr=subprocess.PIPE, text=True, cwd=PROJECT)
     assert (run.returncode, run.stderr) == (0, "")
