@@ -325,6 +325,9 @@ def make_model(agent: SB3Agent, env: Any, train: TrainConfig, *, seed: int, devi
     model = agent.algorithm_type()(
         "MlpPolicy", env, policy_kwargs=kwargs, seed=seed, device=device, **settings
     )
+    from stable_baselines3.common.logger import Logger as TheirLogger
+
+    model.set_logger(TheirLogger(None, []))  # its own choice leaves a folder in the temporary one
     agent.policy = model.policy
     return model
 

@@ -125,6 +125,14 @@ def test_equal_seeds_make_equal_runs(agent: str, runs: dict[str, Path], tmp_path
     assert rows(train(agent, tmp_path, "--seed", "8")) != rows(runs[agent])
 
 
+def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    train("sb3-sac", tmp_path / "runs")
+    assert list(temporary.iterdir()) == []
+
+
 @pytest.mark.parametrize("agent", SB3_AGENTS)
 def test_the_policy_acts_as_the_algorithm_predicts(agent: str) -> None:
     """On observations as the task has them: the running statistics are the policy's own."""
