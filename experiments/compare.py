@@ -443,7 +443,7 @@ def plot(panels: Sequence[Panel], path: Path) -> None:
     lines = [Line2D([], [], linewidth=2.2, label=label, **style) for label, style in styles.items()]
     if any(panel.data is not None for panel in panels):
         lines.append(Line2D([], [], label="the recorded data", **DATA_STYLE))
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows, width = math.ceil(len(panels) / columns), (6.5, 9.0, 11.5)[columns - 1]
     legend_columns = max(1, int(10 * width / (8 + max(map(len, styles)))))
     legend_rows = math.ceil(len(lines) / legend_columns)
