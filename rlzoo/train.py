@@ -89,7 +89,7 @@ class TrainConfig(Settings):
     max_restarts: CountOrZero = 3
     """Most restarts in 10,000 steps."""
     env_timeout: NotNegative = 0.0
-    """Seconds that simulators may take for a step, and at least a minute to begin anew; 0: any."""
+    """Seconds a step may take (beginning anew a minute), 0: any."""
 
 
 @dataclass
