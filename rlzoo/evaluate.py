@@ -14,9 +14,7 @@ from rlzoo.replay import FrameStacker
 from rlzoo.run.signals import StopSignal, begin_limit
 from rlzoo.seeding import global_generators_kept
 from rlzoo.tracker import EpisodeTracker, FinishedEpisode
-from rlzoo.types import Array, FloatArray, VectorTask
-
-Frame = npt.NDArray[np.uint8]  # RGB [H, W, 3]
+from rlzoo.types import Array, FloatArray, Frame, VectorTask
 
 VIDEO_TAG = "eval/video"
 # All tags that an evaluation may log.
@@ -134,7 +132,8 @@ def evaluate(
     tracker = EpisodeTracker(lanes, tells_success=tells_success)
     finished: list[list[FinishedEpisode]] = [[] for _ in range(lanes)]
     frames = [task.render()] if record else []
-    while any(len(lane) < quota for lane, quota in zip(finished, quotas(episodes, lanes), strict=True)):
+    wanted = quotas(episodes, lanes)
+    while any(len(lane) < quota for lane, quota in zip(finished, wanted, strict=True)):
         stop.check()
         action = policy_action(agent, stacker(obs, tracker.begins), device, deterministic=deterministic)
         with stop.waiting(limit):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 FloatArray = npt.NDArray[np.float32]
+Frame = npt.NDArray[np.uint8]  # RGB [H, W, 3]
 BoolArray = npt.NDArray[np.bool_]
 Array = npt.NDArray[Any]
 

@@ -11,13 +11,11 @@ from typing import Any, NamedTuple
 import imageio.v2 as imageio
 import imageio_ffmpeg
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from rlzoo.errors import UserError
 from rlzoo.run.files import atomic_path
-
-Frame = npt.NDArray[np.uint8]
+from rlzoo.types import Frame
 
 # A run logs a GIF per evaluation: with these it takes some hundred kB.
 GIF_FRAMES = 100

@@ -14,7 +14,8 @@ from PIL import Image
 
 from rlzoo.errors import UserError
 from rlzoo.run.folder import PROJECT
-from rlzoo.run.video import Frame, encode_gif, rgb_frame, write_video
+from rlzoo.run.video import encode_gif, rgb_frame, write_video
+from rlzoo.types import Frame
 
 
 def grey_frames(count: int, height: int, width: int) -> list[Frame]:
