@@ -16,7 +16,7 @@ import torch
 
 from rlzoo.errors import UserError
 
-_PACKAGES = ("rlzoo", "torch", "numpy", "gymnasium", "mujoco")
+_PACKAGES = ("rlzoo", "numpy", "gymnasium", "mujoco")
 
 
 def describe_machine() -> dict[str, Any]:
@@ -89,7 +89,8 @@ def _git_state(package: Path = Path(__file__).parent) -> dict[str, Any]:
 
 def _versions() -> dict[str, str | None]:
     packages = {package: _or_none(importlib.metadata.version, package) for package in _PACKAGES}
-    return {"python": platform.python_version(), **packages, "cuda": torch.version.cuda}
+    build = {"torch": str(torch.__version__), "cuda": torch.version.cuda}  # its metadata may lack the build
+    return {"python": platform.python_version(), **packages, **build}
 
 
 def _hardware() -> dict[str, Any]:
