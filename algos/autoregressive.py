@@ -202,9 +202,8 @@ class AdvantageNetwork(nn.Module):
         for layer in range(self.entry + 1, len(self.weights)):
             x = self._layer(x, layer)
         x = x.view(ensemble * len(prefix), 1, rows, -1)  # [E*P, 1, B, H]
-        x = x.expand(-1, len(self.positions) // len(prefix), -1, -1).flatten(
-            0, 1
-        )  # heads that share a prefix
+        # The heads that share a prefix, all on the same rows: [E*T, B, H].
+        x = x.expand(-1, len(self.positions) // len(prefix), -1, -1).flatten(0, 1)
         logits = narrow_linear(self.head_bias.flatten(0, 1), x, self.head_weight.flatten(0, 1))  # [E*T, B, N]
         scaled = logits.view(ensemble, -1, *logits.shape[1:]) / self.config.temperature
         return self.config.temperature * scaled.log_softmax(-1)

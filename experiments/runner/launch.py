@@ -362,7 +362,8 @@ def train(
             ]
             logger.text("run", "\n\n".join(text))
         progress.note(f"run folder {run_dir}")
-        progress.note(f"{trainer.describe()}; training on {trainer.device}")
+        hint = size_hint(suite, agent_name, experiment) if resume is None else ""
+        progress.note(f"{trainer.describe()}; training on {trainer.device}{hint}")
         stop.defer()
         try:
             trainer.run(logger, progress, stop, run_dir)
@@ -390,6 +391,14 @@ def train(
     except OSError as error:
         if not is_full(error):  # the run is done, whether its output finds room or not
             raise
+
+
+def size_hint(suite: Suite, agent_name: str, experiment: Experiment[Any, Any]) -> str:
+    """That a preset has sizes for a CPU, where the published ones are about to be trained on one; else ""."""
+    if experiment.device != "cpu" or experiment.preset != "paper" or "small" not in suite.presets:
+        return ""
+    paper, small = (suite.preset(name, agent_name, experiment.task) for name in ("paper", "small"))
+    return "" if small == paper else " (--preset small has sizes for one)"
 
 
 def resume_hint(script: str, run_dir: Path) -> str:

@@ -7,6 +7,7 @@ import json
 import struct
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from experiments import evaluate, make_dataset
 from experiments.compare import find_runs, group
-from experiments.runner.launch import main
+from experiments.runner.experiment import default_experiment
+from experiments.runner.launch import main, size_hint
 from experiments.runner.suite import Suite
+from experiments.train_d4rl import D4RLSuite
 from experiments.train_mujoco import GymOptions, MujocoSuite
 from experiments.train_sb3 import SB3Suite
 from rlzoo.data.load import load_episodes
@@ -39,6 +42,29 @@ def train(runs_dir: Path, *flags: str, agent: str = "sac", suite: type[Suite] = 
 def values(run_dir: Path, tag: str) -> list[float]:
     with (run_dir / "metrics.csv").open() as file:
         return [float(row["value"]) for row in csv.DictReader(file) if row["tag"] == tag]
+
+
+class TestSizesForACPU:
+    def test_they_are_named_where_the_published_ones_are_trained(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        hint = "training on cpu (--preset small has sizes for one)"
+        run_dir = train(tmp_path)
+        assert hint in capsys.readouterr().out
+        train(tmp_path, "--preset", "small")
+        assert "training on cpu" in (said := capsys.readouterr().out)
+        assert hint not in said
+        assert main(MujocoSuite, ["--resume", str(run_dir), "--steps", "160"]) == 0  # its sizes are settled
+        assert "training on cpu" in (said := capsys.readouterr().out)
+        assert hint not in said
+
+    def test_not_of_an_agent_that_has_but_one_size(self) -> None:
+        suite = D4RLSuite()
+        for name in ("arsq", "bc"):
+            experiment = default_experiment(suite, name, "pen-human-v1")
+            on_gpu, on_cpu = replace(experiment, device="cuda:0"), replace(experiment, device="cpu")
+            assert bool(size_hint(suite, name, on_cpu)) == (name == "arsq")
+            assert size_hint(suite, name, on_gpu) == ""
 
 
 class TestArgumentsOfTheEnvironment:
