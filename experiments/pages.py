@@ -51,7 +51,7 @@ def select(published: Path, task: str, row: dict[str, Any]) -> Group:
         raise UserError(f"{what}: no such runs")
     if len({run.seed for run in found}) < len(found):
         raise UserError(f"{what}: a seed is there twice; name the runs, or more settings")
-    if unlike := set(differing(found)) - set(row.get("differ", [])):
+    if unlike := differing(found):
         raise UserError(f"{what}: runs of several settings, which differ in {', '.join(sorted(unlike))}")
     return Group(row["label"], sorted(found, key=lambda run: run.seed), str(row.get("paper", "")))
 

@@ -362,7 +362,8 @@ def train(
             ]
             logger.text("run", "\n\n".join(text))
         progress.note(f"run folder {run_dir}")
-        hint = size_hint(suite, agent_name, experiment) if resume is None else ""
+        on_cpu = resume is None and trainer.device.type == "cpu"
+        hint = size_hint(suite, agent_name, asked) if on_cpu else ""
         progress.note(f"{trainer.describe()}; training on {trainer.device}{hint}")
         stop.defer()
         try:
@@ -393,12 +394,15 @@ def train(
             raise
 
 
-def size_hint(suite: Suite, agent_name: str, experiment: Experiment[Any, Any]) -> str:
-    """That a preset has sizes for a CPU, where the published ones are about to be trained on one; else ""."""
-    if experiment.device != "cpu" or experiment.preset != "paper" or "small" not in suite.presets:
+def size_hint(suite: Suite, agent_name: str, asked: Experiment[Any, Any]) -> str:
+    """That a preset has sizes for a CPU, where all that it would change is as published; else ""."""
+    if asked.preset != "paper" or asked.config is not None or "small" not in suite.presets:
         return ""
-    paper, small = (suite.preset(name, agent_name, experiment.task) for name in ("paper", "small"))
-    return "" if small == paper else " (--preset small has sizes for one)"
+    paper, small = (default_experiment(suite, agent_name, asked.task, name) for name in ("paper", "small"))
+    sizes = differing(paper, small).keys() - {"preset"}
+    if not sizes or sizes & differing(paper, asked).keys():
+        return ""
+    return " (--preset small has sizes for one)"
 
 
 def resume_hint(script: str, run_dir: Path) -> str:

@@ -7,7 +7,6 @@ import json
 import struct
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,27 +43,37 @@ def values(run_dir: Path, tag: str) -> list[float]:
         return [float(row["value"]) for row in csv.DictReader(file) if row["tag"] == tag]
 
 
+class TwoSizes(MujocoSuite):
+    def preset(self, name: str, agent: str, task: str) -> dict[str, Any]:
+        return {"steps": 40 if name == "small" else 60, "warmup_steps": 20, "buffer_capacity": 500}
+
+
 class TestSizesForACPU:
     def test_they_are_named_where_the_published_ones_are_trained(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        hint = "training on cpu (--preset small has sizes for one)"
-        run_dir = train(tmp_path)
-        assert hint in capsys.readouterr().out
-        train(tmp_path, "--preset", "small")
-        assert "training on cpu" in (said := capsys.readouterr().out)
-        assert hint not in said
-        assert main(MujocoSuite, ["--resume", str(run_dir), "--steps", "160"]) == 0  # its sizes are settled
-        assert "training on cpu" in (said := capsys.readouterr().out)
-        assert hint not in said
+        def says(*flags: str) -> bool:
+            assert main(TwoSizes, [*flags]) == 0
+            said = capsys.readouterr().out
+            assert "training on cpu" in said
+            return "training on cpu (--preset small has sizes for one)" in said
+
+        begin = ["sac", "--task", "Reacher-v5", "--batch-size", "8", "--agent.hidden", "8", "--device", "cpu"]
+        begin += ["--eval-episodes", "1", "--threads", "1", "--runs-dir", str(tmp_path)]
+        assert says(*begin)
+        (info,) = tmp_path.rglob("run.json")
+        assert not says(*begin, "--preset", "small")
+        assert not says(*begin, "--steps", "50")  # a size of one's own, as in `make train`
+        assert not says("sac", "--config", str(info.parent), "--runs-dir", str(tmp_path))  # takes no preset
+        assert not says("--resume", str(info.parent), "--steps", "80")
 
     def test_not_of_an_agent_that_has_but_one_size(self) -> None:
         suite = D4RLSuite()
-        for name in ("arsq", "bc"):
-            experiment = default_experiment(suite, name, "pen-human-v1")
-            on_gpu, on_cpu = replace(experiment, device="cuda:0"), replace(experiment, device="cpu")
-            assert bool(size_hint(suite, name, on_cpu)) == (name == "arsq")
-            assert size_hint(suite, name, on_gpu) == ""
+        hints = {
+            name: size_hint(suite, name, default_experiment(suite, name, "pen-human-v1"))
+            for name in ("arsq", "bc")
+        }
+        assert [bool(hint) for hint in hints.values()] == [True, False]
 
 
 class TestArgumentsOfTheEnvironment:
