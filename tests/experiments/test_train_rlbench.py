@@ -238,3 +238,18 @@ def test_rlbench_where_it_is_not_installed_names_what_is_missing(tmp_path: Path)
         pytest.skip("RLBench is installed here")
     with pytest.raises(UserError, match=r"(?s)PyRep.*CoppeliaSim|CoppeliaSim.*PyRep"):
         main(RLBenchSuite, ["arsq", *SHORT, "--runs-dir", str(tmp_path), "--simulator", "rlbench"])
+
+
+@pytest.mark.learning
+def test_behavioural_cloning_learns_when_to_close_the_gripper(tmp_path: Path) -> None:
+    """By the likelihood it never does: one step in thirty-two is explained by a larger standard deviation."""
+    flags = ["--task", "open_drawer", "--observations", "state", "--offline", "--demos", "20"]
+    flags += ["--steps", "1000", "--batch-size", "128", "--agent.hidden", "256", "256"]
+    flags += ["--eval-every", "1000", "--eval-episodes", "10"]
+
+    def success(*more: str) -> float:
+        values = metrics(train("bc", tmp_path, *flags, *more))
+        return [float(value) for _, tag, value in values if tag == "eval/success"][-1]
+
+    assert success() >= 0.8
+    assert success("--agent.loss", "likelihood") <= 0.2
