@@ -134,7 +134,8 @@ def write_pages(path: Path) -> None:
                     said = {"data": None, **section, **task}
                     shown = (said[key] for key in ("score", "score_name", "steps", "data"))
                     panels.append(Panel(task["title"], groups, *shown))
-                every += [first_rows(panel, site["agents"]) for panel in panels]
+                if section.get("overview", True):
+                    every += [first_rows(panel, site["agents"]) for panel in panels]
                 plot(panels, path.parent / section["image"])
                 parts += [
                     f"## {section['title']}",
