@@ -29,7 +29,7 @@ from algos.autoregressive import (
     orthogonal,
     policy_metrics,
 )
-from rlzoo.agent import Agent, Learning, Update
+from rlzoo.agent import Agent, Update
 from rlzoo.nn.images import ObservationEncoder, augment, with_projection
 from rlzoo.nn.mlp import ACTIVATIONS, Activation, EnsembleMLP
 from rlzoo.nn.optim import Adam, frozen_copy, polyak_update
@@ -64,10 +64,8 @@ class ARSQConfig(AutoregressiveConfig):
     advantage_tau: Rate | None = None
     """Rate of the target advantages, with --agent.act-with target; None: tau."""
 
-    def remarks(self, learning: Learning) -> list[str]:
-        if self.advantage_tau is not None and self.act_with == "online":
-            return ["--agent.advantage-tau has no effect without --agent.act-with target"]
-        return []
+    def idle(self) -> dict[str, str]:
+        return {} if self.act_with == "target" else {"agent.advantage_tau": "without --agent.act-with target"}
 
 
 # ------------------------------------------------------------------------------------------------- values

@@ -24,6 +24,19 @@ from rlzoo.nn.optim import Adam
 from rlzoo.settings import NotNegative, Positive, Range, Widths
 from rlzoo.types import Batch, Spaces
 
+# What the Gaussian makes no use of.
+OF_CODES = (
+    "levels",
+    "bins",
+    "temperature",
+    "order",
+    "conditioning",
+    "greedy",
+    "trunk",
+    "state_layers",
+    "layer_norm",
+)
+
 
 @dataclass(frozen=True)
 class BCConfig(AutoregressiveConfig):
@@ -63,9 +76,19 @@ class BCConfig(AutoregressiveConfig):
                 f"bc imitates the demonstrations in a batch, and --demo-fraction "
                 f"{learning.demo_fraction:g} of --batch-size {learning.batch_size} is none"
             )
-        if self.greedy == "median" and self.policy == "gaussian":
-            lines.append("--agent.greedy has no effect without --agent.policy arsq")
         return lines
+
+    def idle(self) -> dict[str, str]:
+        of_values = ("bootstrap_through_success", "discount", "n_step", "reward_scale")
+        idle = {f"train.{name}": "on bc, which learns no values" for name in of_values}
+        likelihood = ["log_std_range", "action_limit"]
+        if self.policy == "arsq":
+            names, missing = ["loss", *likelihood], "without --agent.policy gaussian"
+        else:
+            names, missing = list(OF_CODES), "without --agent.policy arsq"
+            if self.loss == "mse":
+                idle |= {f"agent.{name}": "without --agent.loss likelihood" for name in likelihood}
+        return idle | {f"agent.{name}": missing for name in names}
 
 
 def tanh_gaussian_log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:

@@ -72,6 +72,10 @@ class CQNConfig(AgentConfig):
         if self.atoms > 1 and self.v_max <= self.v_min:
             raise UserError(f"--agent.v-max is {self.v_max:g}, expected above --agent.v-min {self.v_min:g}")
 
+    def idle(self) -> dict[str, str]:
+        names = ("v_min", "v_max", "dominance_weight") if self.atoms == 1 else ()
+        return {f"agent.{name}": "with --agent.atoms 1" for name in names}
+
     def remarks(self, learning: Learning) -> list[str]:
         if self.atoms == 1 or learning.returns is None:
             return []

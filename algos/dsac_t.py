@@ -70,6 +70,13 @@ class DSACTConfig(AgentConfig):
     encoder_channels: Widths = (32, 64, 128, 256)
     """With images: channels of the convolutions."""
 
+    def idle(self) -> dict[str, str]:
+        names = () if self.automatic_temperature else ("target_entropy", "temperature_lr")
+        idle = {f"agent.{name}": "without --agent.automatic-temperature" for name in names}
+        if self.variance_based_adjustment:
+            return idle | {"agent.fixed_td_bound": "without --agent.no-variance-based-adjustment"}
+        return idle | {"agent.running_std_rate": "without --agent.variance-based-adjustment"}
+
 
 @dataclass(frozen=True)
 class DSACConfig(DSACTConfig):

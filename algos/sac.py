@@ -48,6 +48,10 @@ class SACConfig(AgentConfig):
     encoder_channels: Widths = (32, 64, 128, 256)
     """With images: channels of the convolutions."""
 
+    def idle(self) -> dict[str, str]:
+        names = () if self.automatic_temperature else ("target_entropy", "temperature_lr")
+        return {f"agent.{name}": "without --agent.automatic-temperature" for name in names}
+
 
 class SAC(Agent):
     """The agent: a tanh-Gaussian policy and two critics, evaluated together.

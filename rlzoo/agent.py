@@ -54,6 +54,15 @@ class AgentConfig(Settings):
         """
         return []
 
+    def idle(self) -> dict[str, str]:
+        """Settings that have no effect beside the others, and why.
+
+        Returns:
+            By name ("agent.bins"; of the training loop, "train.discount") what ends "has no effect ...", as
+            "without --agent.policy arsq" does.
+        """
+        return {}
+
     @property
     def greedy_rules(self) -> tuple[str, ...]:
         """The names of the ways to choose a deterministic action; empty where there is one way only."""

@@ -234,11 +234,11 @@ def _changes(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any
         yield name, old, new
 
 
-def flag(key: str) -> str:
-    """The flag of a setting by its flat name ("train.batch_size")."""
+def flag(key: str, value: Any = None) -> str:
+    """The flag that sets a setting, by its flat name ("train.batch_size"), to `value`."""
     group, _, name = key.rpartition(".")
     prefix = f"{group}." if group == "agent" else ""
-    return f"--{prefix}{name.replace('_', '-')}"
+    return f"--{prefix}{'no-' * (value is False)}{name.replace('_', '-')}"
 
 
 def complete(suite: Suite, asked: Experiment[Any, Any]) -> Experiment[Any, Any]:

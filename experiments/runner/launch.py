@@ -286,14 +286,16 @@ def remarks(
     suite: Suite, agent_name: str, experiment: Experiment[Any, Any], trainer: Trainer, data: Data
 ) -> list[str]:
     """Warnings about a new run: settings that have no effect or do not fit the data, a line each."""
-    config, lines = trainer.config, []
+    config, idle, lines = trainer.config, experiment.agent.idle(), []
     default = default_experiment(suite, agent_name, experiment.task, experiment.preset)
     for key, value in differing(default, experiment).items():
-        shown = flag(key) if value is not False else f"--no-{flag(key)[2:]}"
+        shown = flag(key, value)
         if trainer.demos is None and key in DATA_SETTINGS:
             lines.append(f"{shown} has no effect without recorded data")
         elif experiment.data.offline and key in ONLINE_SETTINGS:
             lines.append(f"{shown} has no effect with --offline")
+        elif key in idle:
+            lines.append(f"{shown} has no effect {idle[key]}")
     before_the_last = config.steps - config.num_envs - config.warmup_steps
     if config.steps and not config.offline_steps and int(max(0, before_the_last) * config.utd) < 1:
         lines.append(

@@ -19,7 +19,7 @@ from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from rlzoo.agent import Agent, AgentConfig, Update
-from rlzoo.errors import SimulatorFailure
+from rlzoo.errors import SimulatorFailure, UserError
 from rlzoo.nn.mlp import Activation
 from rlzoo.run.extras import load_extra
 from rlzoo.run.progress import Progress
@@ -322,9 +322,12 @@ def make_model(agent: SB3Agent, env: Any, train: TrainConfig, *, seed: int, devi
         size = agent.action_space.shape
         settings["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, noise))
     kwargs = agent.policy_kwargs()
-    model = agent.algorithm_type()(
-        "MlpPolicy", env, policy_kwargs=kwargs, seed=seed, device=device, **settings
-    )
+    try:
+        model = agent.algorithm_type()(
+            "MlpPolicy", env, policy_kwargs=kwargs, seed=seed, device=device, **settings
+        )
+    except AssertionError as error:  # its way to refuse settings
+        raise UserError(f"Stable-Baselines3 refuses these settings: {error}") from error
     from stable_baselines3.common.logger import Logger as TheirLogger
 
     model.set_logger(TheirLogger(None, []))  # its own choice leaves a folder in the temporary one

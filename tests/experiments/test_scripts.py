@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
@@ -317,6 +318,10 @@ def test_cqns_atoms_have_to_reach_what_a_door_that_stays_open_is_worth() -> None
     [
         ("arsq", ["--agent.advantage-tau", "0.001"], ["--agent.act-with", "target"]),
         ("bc", ["--agent.greedy", "median"], ["--agent.policy", "arsq"]),
+        ("bc", ["--agent.bins", "7"], ["--agent.policy", "arsq"]),
+        ("sac", ["--agent.target-entropy", "-1"], ["--agent.automatic-temperature"]),
+        ("dsac-t", ["--agent.fixed-td-bound", "9"], ["--agent.no-variance-based-adjustment"]),
+        ("dsac", ["--agent.running-std-rate", "0.1"], ["--agent.variance-based-adjustment"]),
     ],
 )
 def test_a_setting_that_does_nothing_beside_another_is_named(
@@ -328,10 +333,75 @@ def test_a_setting_that_does_nothing_beside_another_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     flags = ["--offline", "--steps", "1", *idle]
-    run_d4rl(agent, tmp_path / "idle", hopper_data, *flags)
+    asleep = ["--agent.no-automatic-temperature"] if "--agent.automatic-temperature" in awake else []
+    run_d4rl(agent, tmp_path / "idle", hopper_data, *flags, *asleep)
     assert f"warning: {idle[0]} has no effect without {' '.join(awake)}" in capsys.readouterr().out
     run_d4rl(agent, tmp_path / "awake", hopper_data, *flags, *awake)
     assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("agent", "flags", "said"),
+    [
+        ("bc", ["--discount", "0.5"], "--discount has no effect on bc, which learns no values"),
+        ("bc", ["--reward-scale", "2"], "--reward-scale has no effect on bc, which learns no values"),
+        (
+            "bc",
+            ["--agent.layer-norm"],
+            "--agent.layer-norm has no effect without --agent.policy arsq",
+        ),
+        (
+            "bc",
+            ["--agent.policy", "arsq", "--agent.loss", "mse"],
+            "--agent.loss has no effect without --agent.policy gaussian",
+        ),
+        (
+            "bc",
+            ["--agent.loss", "mse", "--agent.action-limit", "0.9"],
+            "--agent.action-limit has no effect without --agent.loss likelihood",
+        ),
+        (
+            "cqn",
+            ["--agent.atoms", "1", "--agent.v-max", "9"],
+            "--agent.v-max has no effect with --agent.atoms 1",
+        ),
+    ],
+)
+def test_settings_that_the_agent_makes_no_use_of_are_named(
+    agent: str,
+    flags: list[str],
+    said: str,
+    hopper_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_d4rl(agent, tmp_path, hopper_data, "--offline", "--steps", "1", *flags)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert lines == [f"warning: {said}"]
+
+
+@pytest.mark.parametrize(
+    ("agent", "settings", "count"),
+    [
+        ("arsq", {}, 1),
+        ("arsq", {"act_with": "target"}, 0),
+        ("bc", {}, 13),
+        ("bc", {"loss": "mse"}, 15),
+        ("bc", {"policy": "arsq"}, 7),
+        ("cqn", {}, 0),
+        ("cqn", {"atoms": 1}, 3),
+        ("sac", {"automatic_temperature": False}, 2),
+        ("dsac-t", {"automatic_temperature": False}, 3),
+        ("dsac", {}, 1),
+        ("td3", {}, 0),
+    ],
+)
+def test_idle_settings_are_called_as_they_are(agent: str, settings: dict[str, Any], count: int) -> None:
+    config = AGENTS[agent].Config(**settings)
+    names = {f"agent.{field.name}" for field in dataclasses.fields(config)}
+    names |= {f"train.{field.name}" for field in dataclasses.fields(TrainConfig)}
+    assert len(config.idle()) == count
+    assert config.idle().keys() <= names
 
 
 def test_demonstrations_that_take_longer_than_the_task_allows_are_named(

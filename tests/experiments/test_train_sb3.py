@@ -232,6 +232,19 @@ def test_a_missing_package_is_one_line_that_names_the_extra(
         main(SB3Suite, ["sb3-ppo", *SHORT, "--runs-dir", str(tmp_path)])
 
 
+@pytest.mark.parametrize(
+    ("agent", "flags"),
+    [
+        ("sb3-ppo", ["--batch-size", "1"]),
+        ("sb3-ppo", ["--num-envs", "1", "--agent.n-steps", "1"]),
+        ("sb3-trpo", ["--num-envs", "1", "--agent.n-steps", "1"]),
+    ],
+)
+def test_settings_that_it_refuses_are_one_line(agent: str, flags: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Stable-Baselines3 refuses these settings: .* greater than 1"):
+        train(agent, tmp_path, *flags)
+
+
 def test_settings_without_effect_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train("sb3-ppo", tmp_path, "--utd", "0.5", "--agent.n-steps", "200")
     shown = capsys.readouterr().out
