@@ -91,8 +91,11 @@ class MujocoSuite(Suite):
         return experiment
 
     def prepare(self, experiment: Experiment[Any, Any], checkpoint: Mapping[str, Any] | None) -> None:
-        if (reported := presets.PAPER_RETURNS.get(experiment.task)) is not None:
-            self.remark = f"DSAC-T's paper reports {reported:g} for DSAC-T on this task (5 seeds, 30 M steps)"
+        if reported := presets.PAPER_RETURNS.get(experiment.task):
+            returns = ", ".join(
+                f"{name} {value}" for name, value in zip(presets.PAPER_AGENTS, reported, strict=False)
+            )
+            self.remark = f"DSAC-T's paper on {experiment.task} (5 seeds, 30 M steps): {returns}"
 
     def make(self, task: str, num_envs: int, *, processes: bool = False, render: bool = False) -> VectorTask:
         arguments = self.options.arguments()

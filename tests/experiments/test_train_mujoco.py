@@ -350,3 +350,14 @@ def test_an_ordinary_environment_is_not_warned_of(capsys):
     run = train("walk", "Walk", "--steps", "60")
     assert main(MujocoSuite, ["--resume", str(run), "--steps", "120"]) == 0
     assert "cannot keep" not in capsys.readouterr().err
+
+
+def test_a_run_ends_with_the_papers_returns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--steps", "20", "--eval-episodes", "1", "--runs-dir", str(tmp_path)]
+    main(MujocoSuite, ["td3", "--task", "Swimmer-v5", *flags])
+    assert (
+        "DSAC-T's paper on Swimmer-v5 (5 seeds, 30 M steps): DSAC-T 138, SAC 140, TD3 134"
+        in capsys.readouterr().out
+    )
+    main(MujocoSuite, ["td3", "--task", "Pusher-v5", *flags])
+    assert "DSAC-T's paper on Pusher-v5 (5 seeds, 30 M steps): DSAC-T -19\n" in capsys.readouterr().out
