@@ -130,8 +130,9 @@ class SB3Suite(MujocoSuite):
         """Settings that have no effect, a line each."""
         on_policy = isinstance(experiment.agent, OnPolicyConfig)
         default = default_experiment(self, agent_name, experiment.task, experiment.preset)
-        idle = differing(default, experiment).keys() & (IDLE | IDLE_ON_POLICY if on_policy else IDLE)
-        lines = [f"{flag(key)} has no effect on {agent_name}" for key in sorted(idle)]
+        idle = IDLE | IDLE_ON_POLICY if on_policy else IDLE
+        changed = differing(default, experiment)
+        lines = [f"{flag(key, changed[key])} has no effect on {agent_name}" for key in changed if key in idle]
         if on_policy and (rollout := experiment.agent.n_steps * experiment.train.num_envs) > (
             steps := experiment.train.steps
         ):

@@ -14,6 +14,7 @@ from rlzoo.agent import Agent
 from rlzoo.capture import capture, capture_sampling
 from rlzoo.errors import UserError
 from rlzoo.replay import map_batch
+from rlzoo.train import TrainConfig
 from rlzoo.types import Batch, Spaces
 from tests.helpers.agent_checks import (
     CPU,
@@ -159,6 +160,83 @@ def test_no_setting_is_what_no_run_can_use(name: str) -> None:
     for setting, value in wrong:
         with pytest.raises(UserError, match=setting.replace("_", "[_-]")):
             config(**{setting: value})
+
+
+# Another value of each setting that may be idle.
+OTHER = {
+    "advantage_tau": 0.5,
+    "levels": 2,
+    "bins": 7,
+    "temperature": 0.3,
+    "order": "dimension",
+    "conditioning": "none",
+    "greedy": "median",
+    "trunk": "separate",
+    "state_layers": 1,
+    "layer_norm": True,
+    "loss": "mse",
+    "log_std_range": (-0.2, 0.1),
+    "action_limit": 0.5,
+    "v_min": -3.0,
+    "v_max": 9.0,
+    "dominance_weight": 50.0,
+    "target_entropy": 30.0,
+    "temperature_lr": 0.5,
+    "fixed_td_bound": 0.01,
+    "running_std_rate": 0.9,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "awake"),
+    [
+        ("arsq", {}, {"act_with": "target"}),
+        ("bc", {}, {"policy": "arsq", "levels": 3, "bins": 5}),
+        ("bc", {"policy": "arsq"}, {"policy": "gaussian"}),
+        ("bc", {"loss": "mse"}, {"loss": "likelihood"}),
+        ("cqn", {"atoms": 1}, {"atoms": 5}),
+        ("sac", {"automatic_temperature": False}, {"automatic_temperature": True}),
+        ("dsac-t", {}, {"variance_based_adjustment": False}),
+        ("dsac-t", {"automatic_temperature": False}, {"automatic_temperature": True}),
+        ("dsac", {}, {"variance_based_adjustment": True}),
+    ],
+)
+def test_settings_called_idle_change_no_action_and_others_do(
+    name: str, settings: dict[str, object], awake: dict[str, object]
+) -> None:
+    agent_type = AGENTS[name]
+
+    def acts(**changes: object) -> Tensor:
+        torch.manual_seed(0)
+        agent = agent_type(SPACES, agent_type.Config(hidden=(16, 16), **changes), CPU)
+        for index in range(8):
+            for update in agent.update_cycle():
+                update(make_batch(seed=index))
+        return agent.act(make_batch(200).obs, deterministic=True)
+
+    plain, woken = acts(**settings), acts(**settings | awake)
+    still_idle = agent_type.Config(**settings | awake).idle()
+    named = [key.removeprefix("agent.") for key in agent_type.Config(**settings).idle() if "agent." in key]
+    assert named
+    for setting in named:
+        change = {setting: OTHER[setting]}
+        assert torch.equal(plain, acts(**settings | change)), setting
+        if f"agent.{setting}" not in still_idle:
+            assert not torch.equal(woken, acts(**settings | awake | change)), setting
+
+
+def test_bc_makes_no_use_of_what_values_are_learned_from() -> None:
+    def state(batch: Batch) -> dict[str, object]:
+        agent = Case("bc", SPACES).make()
+        for update in agent.update_cycle():
+            update(batch)
+        return agent.state_dict()
+
+    batch = make_batch()
+    changed = batch._replace(reward=2 * batch.reward, discount=0 * batch.discount)
+    assert_same_state(dict(state(batch)), dict(state(changed)))
+    idle = {key.removeprefix("train.") for key in AGENTS["bc"].Config().idle() if "train." in key}
+    assert idle <= {field.name for field in dataclasses.fields(TrainConfig)}
 
 
 def assert_same_state(one: object, other: object) -> None:

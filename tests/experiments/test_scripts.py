@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
@@ -378,30 +377,6 @@ def test_settings_that_the_agent_makes_no_use_of_are_named(
     run_d4rl(agent, tmp_path, hopper_data, "--offline", "--steps", "1", *flags)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
     assert lines == [f"warning: {said}"]
-
-
-@pytest.mark.parametrize(
-    ("agent", "settings", "count"),
-    [
-        ("arsq", {}, 1),
-        ("arsq", {"act_with": "target"}, 0),
-        ("bc", {}, 13),
-        ("bc", {"loss": "mse"}, 15),
-        ("bc", {"policy": "arsq"}, 7),
-        ("cqn", {}, 0),
-        ("cqn", {"atoms": 1}, 3),
-        ("sac", {"automatic_temperature": False}, 2),
-        ("dsac-t", {"automatic_temperature": False}, 3),
-        ("dsac", {}, 1),
-        ("td3", {}, 0),
-    ],
-)
-def test_idle_settings_are_called_as_they_are(agent: str, settings: dict[str, Any], count: int) -> None:
-    config = AGENTS[agent].Config(**settings)
-    names = {f"agent.{field.name}" for field in dataclasses.fields(config)}
-    names |= {f"train.{field.name}" for field in dataclasses.fields(TrainConfig)}
-    assert len(config.idle()) == count
-    assert config.idle().keys() <= names
 
 
 def test_demonstrations_that_take_longer_than_the_task_allows_are_named(
