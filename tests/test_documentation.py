@@ -50,3 +50,24 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_a_missing_file_and_a_missing_section_are_seen() -> None:
     text = "# A [first](LICENSE) part, yes\n[a](no.md) [b](#a-first-part-yes) [c](#b) [d](README.md#start)"
     assert broken_links(REPOSITORY / "CHANGELOG.md", text) == ["no.md", "#b"]
+
+
+def rows(text: str, head: str) -> list[list[str]]:
+    """The cells of the table whose head begins so, without the ruler below it."""
+    lines = text[text.index(head) :].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in [lines[0], *lines[2:]]]
+
+
+def test_the_scores_on_the_first_page_are_those_of_the_results() -> None:
+    shown = rows((REPOSITORY / "README.md").read_text(encoding="utf-8"), "| | the data | ARSQ |")
+    made = rows((REPOSITORY / "results/d4rl.md").read_text(encoding="utf-8"), "|  | hopper-medium-replay |")
+    tasks, *lines = made
+    table = {name: dict(zip(tasks[1:], values, strict=True)) for name, *values in lines}
+    agents = ["ARSQ", "CQN", "BC, codes"]
+    expected = [
+        [table["the data's mean"][task]]
+        + [f"{table[agent][task].split()[0]} ({table[f'{agent}, paper'][task]})" for agent in agents]
+        for task in tasks[1:]
+    ]
+    assert [row[0] for row in shown[1:-1]] == tasks[1:-1]
+    assert [row[1:] for row in shown[1:]] == expected
