@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,12 @@ def overview(panels: Sequence[Panel], agents: Iterable[str]) -> str:
     return markdown_table(rows)
 
 
-def against_paper(panels: Sequence[Panel], ratio: Sequence[str]) -> str:
-    """A column per task and a row per label, the paper's figures under ours. Means, and by how much the first
-    label of `ratio` is ahead of the second, are over the tasks that every label has, the paper's too."""
+def against_paper(
+    panels: Sequence[Panel], ratio: Sequence[str], data: Mapping[str, Sequence[float]] | None = None
+) -> str:
+    """A column per task and a row per label, the paper's figures under ours; above them what the data are
+    worth, their mean and the rows of `data`, a figure per task. Means, and by how much the first label of
+    `ratio` is ahead of the second, are over the tasks that every label has, the paper's too."""
     groups = {(panel.title, one.label): one for panel in panels for one in panel.groups}
     titles = [panel.title for panel in panels]
     labels = list(dict.fromkeys(label for _, label in groups))
@@ -84,8 +87,12 @@ def against_paper(panels: Sequence[Panel], ratio: Sequence[str]) -> str:
     shared = [title for title in titles if all((title, label) in groups for label in labels)]
     last = f"mean of {len(shared)}"
     empty = dict.fromkeys(["", *titles, last], "")
-    data = {panel.title: f"{panel.data:g}" for panel in panels if panel.data is not None}
-    rows = [{**empty, "": "the data's mean", **data}]
+    worth = {"the data's mean": [panel.data for panel in panels], **(data or {})}
+    rows = []
+    for name, figures in worth.items():
+        given = dict(zip(titles, figures, strict=True))
+        shown = {title: f"{figure:g}" for title, figure in given.items() if figure is not None}
+        rows.append({**empty, "": name, **shown})
     means: dict[str, float] = {}
     for label in labels:
         own = {title: groups[title, label] for title in titles if (title, label) in groups}
@@ -141,7 +148,11 @@ def write_pages(path: Path) -> None:
                     f"## {section['title']}",
                     image(section["image"]),
                     section["caption"],
-                    *([against_paper(panels, section["ratio"])] if "ratio" in section else []),
+                    *(
+                        [against_paper(panels, section["ratio"], section.get("data_rows"))]
+                        if "ratio" in section
+                        else []
+                    ),
                     table(panels),
                 ]
                 parts += [f"Paper: {section['paper']}"] if "paper" in section else []
@@ -150,7 +161,7 @@ def write_pages(path: Path) -> None:
         parts = [site["text"], image(site["image"]), site["caption"], f"## {site['heading']}"]
         parts += [overview(every, site["agents"].values()), *site["notes"], *ending]
         write_page(path.parent / "README.md", site["title"], parts)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"the pages of {path} cannot be made: {' '.join(reason.split())}") from error
 

@@ -63,11 +63,11 @@ def test_the_scores_on_the_first_page_are_those_of_the_results() -> None:
     made = rows((REPOSITORY / "results/d4rl.md").read_text(encoding="utf-8"), "|  | hopper-medium-replay |")
     tasks, *lines = made
     table = {name: dict(zip(tasks[1:], values, strict=True)) for name, *values in lines}
-    agents = ["ARSQ", "CQN", "BC, codes"]
+    labels = ["the data's mean", "ARSQ", "CQN", "BC, codes"]
     expected = [
-        [table["the data's mean"][task]]
-        + [f"{table[agent][task].split()[0]} ({table[f'{agent}, paper'][task]})" for agent in agents]
-        for task in tasks[1:]
+        [f"{table[label][task].split()[0]} ({table[f'{label}, paper'][task]})" for label in labels]
+        for task in tasks[1:-1]
     ]
+    means = [f"{table[label][tasks[-1]]} ({table[f'{label}, paper'][tasks[-1]]})" for label in labels[1:]]
     assert [row[0] for row in shown[1:-1]] == tasks[1:-1]
-    assert [row[1:] for row in shown[1:]] == expected
+    assert [row[1:] for row in shown[1:]] == [*expected, ["", *means]]

@@ -49,10 +49,11 @@ def test_tasks_side_by_side_with_the_papers_figures() -> None:
         Panel("cheetah", [one("ARSQ", "40", 50.0), one("BC", "", 40.0), one("CQN", "50", 25.0)]),
         Panel("walker", [one("ARSQ", "1000", 1.0)]),  # counts in no mean: CQN has no run there yet
     ]
-    assert against_paper(panels, ["ARSQ", "CQN"]).splitlines() == [
+    assert against_paper(panels, ["ARSQ", "CQN"], {"the data's best": [98.75, 76, 5.0]}).splitlines() == [
         "|  | hop | cheetah | walker | mean of 2 |",
         "| --- | --- | --- | --- | --- |",
         "| the data's mean | 48 |  |  |  |",
+        "| the data's best | 98.75 | 76 | 5 |  |",
         "| ARSQ | 70.0 ± 14.1 (2) | 50.0 (1) | 1.00 (1) | 60.0 |",
         "| ARSQ, paper | 90.0 | 40.0 | 1,000.0 | 65.0 |",
         "| BC | 30.0 (1) | 40.0 (1) |  | 35.0 |",
