@@ -1,4 +1,4 @@
-"""D4RL's tasks: ARSQ's settings per dataset from its authors' code, and ranges of returns for CQN (ours)."""
+"""D4RL's tasks: ARSQ's and CQN's settings per dataset, from ARSQ's public code; ranges of returns (ours)."""
 
 from __future__ import annotations
 
@@ -41,6 +41,27 @@ ARSQ_D4RL: dict[str, dict[str, Any]] = {
     "walker2d-medium-expert": _arsq(1, 41, 0.01, "cql", 10.0, 0.0),
 }
 
+
+def _cqn(dataset: str) -> dict[str, Any]:
+    """CQN's settings for one D4RL dataset in the same code: ARSQ's levels and bins, and weights of its own.
+
+    It has `critic_lambda` 1, and 1 as the weight of both demonstration losses, but on two files 0.1, which
+    count in the dominance loss twice.
+    """
+    weight = 0.1 if dataset in ("hopper-medium", "hopper-medium-expert") else 1.0
+    arsq = ARSQ_D4RL[dataset]
+    return {
+        "agent.levels": arsq["agent.levels"],
+        "agent.bins": arsq["agent.bins"],
+        "agent.td_weight": 1.0,
+        "agent.demo_weight": weight,
+        "agent.dominance_weight": weight,
+    }
+
+
+# Elsewhere it has the defaults of CQNConfig.
+CQN_D4RL = {dataset: _cqn(dataset) for dataset in ARSQ_D4RL}
+
 # Ours: the range of discounted returns (gamma 0.99) that CQN's atoms express, where its default of 0 to 400
 # is too narrow, or so wide that all returns lie within an atom or two. Locomotion: beyond what D4RL's
 # reference expert collects, were its return spread evenly over the episode, and below 0 where rewards can be
@@ -73,13 +94,15 @@ _OFF_POLICY = {"steps": 500_000, "num_envs": 1, "utd": 1.0, "warmup_steps": 0, "
 def preset(name: str, agent: str, task: str) -> dict[str, Any]:
     """Settings of `agent` on a D4RL task."""
     settings = {**PAPER.get(agent, WITH_DEMONSTRATIONS)}
+    dataset = task.rpartition("-v")[0]
     if agent == "arsq":
-        settings |= ARSQ_D4RL.get(task.rpartition("-v")[0], {})
+        settings |= ARSQ_D4RL.get(dataset, {})
     elif agent == "cqn":
         kind = task.partition("-")[0]
         low, high = CQN_RETURNS[kind]
         margin = CQN_MARGINS.get(kind, CQNConfig.margin)
         settings |= {"agent.v_min": low, "agent.v_max": high, "agent.margin": margin}
+        settings |= CQN_D4RL.get(dataset, {})
     elif agent in ("dsac-t", "dsac", "sac", "td3"):
         settings |= _OFF_POLICY
     if name == "small" and agent in ("arsq", "cqn", "bc"):

@@ -272,6 +272,36 @@ def test_arsq_has_the_papers_settings_on_each_task(task: str) -> None:
     assert (loop.warmup_steps, loop.offline_steps, loop.discount, loop.n_step) == (0, 0, 0.99, 1)
 
 
+# CQN's settings per D4RL task: levels, bins, weights of the Q loss, the margin loss and the dominance loss
+# (the same code, whose weight of the dominance loss counts twice).
+CQN_SETTINGS = {
+    **dict.fromkeys((task for task in ARSQ_SETTINGS if task.startswith(("half", "walk"))), (1, 41, 1, 1, 1)),
+    "hopper-medium-v2": (2, 7, 1, 0.1, 0.01),
+    "hopper-medium-replay-v2": (2, 7, 1, 1, 1),
+    "hopper-medium-expert-v2": (2, 7, 1, 0.1, 0.01),
+    "ant-medium-v2": (3, 5, 0.1, 1, 1),
+    "door-human-v1": (3, 5, 0.1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("task", CQN_SETTINGS)
+def test_cqn_has_the_settings_that_arsqs_paper_compares_with(task: str) -> None:
+    experiment = default_experiment(D4RLSuite(), "cqn", task)
+    agent, loop = experiment.agent, experiment.train
+    dominance = agent.demo_weight * agent.dominance_weight
+    found = (agent.levels, agent.bins, agent.td_weight, agent.demo_weight, dominance)
+    assert found == pytest.approx(CQN_SETTINGS[task])
+    assert (agent.margin, agent.exploration_noise, agent.atoms, agent.lr, agent.tau) == (
+        1,
+        0.1,
+        51,
+        1e-4,
+        0.005,
+    )
+    assert (agent.hidden, agent.feature_dim) == ((512, 512), 64)
+    assert (loop.batch_size, loop.demo_fraction, loop.utd, loop.warmup_steps) == (512, 0.5, 1.0, 0)
+
+
 def test_cqns_atoms_reach_as_far_as_d4rls_experts() -> None:
     for name, task in TASKS.items():
         agent = default_experiment(D4RLSuite(), "cqn", name).agent
