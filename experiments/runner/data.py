@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from rlzoo.data.episodes import flattened, observation_statistics, select_episodes, summary
 from rlzoo.data.scaling import ObservationScaling, Scaling, action_range_of
@@ -21,14 +22,16 @@ from rlzoo.types import Episode, FloatArray, Spaces
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Settings):
-    """Recorded data: the whole of it seeds the replay buffer, a selection of it are the demonstrations."""
+    """Recorded data: they seed the replay buffer, a selection of them are the demonstrations."""
 
     dataset: str | None = None
     """HDF5, pickle or Minari; RLBench: its folder; None: the task's own data."""
     offline: bool = False
     """Train on recorded data alone."""
     seed_replay: bool = True
-    """Begin with all of the data in the replay buffer."""
+    """Replay begins with the data."""
+    replay_ratio: Annotated[Percent, Field(gt=0)] = 100.0
+    """Share of it, the best, in per cent."""
     demo_percentile: Percent = 50.0
     """Middle of the demonstrations' slice by return, 0 (worst) to 100."""
     demo_ratio: Percent = 100.0
@@ -86,11 +89,14 @@ def prepare(
             count=config.demo_count,
             seed=seed,
         )
+        replay = select_episodes(episodes, percentile=100, ratio=config.replay_ratio)
     except UserError as error:
         raise UserError(f"{config.dataset or 'dataset'}: {error}") from error
     print("dataset\n" + summary(episodes, normalized_score=normalized_score))
     if len(demos) < len(episodes):
         print("demonstrations\n" + summary(demos, normalized_score=normalized_score, selected_from=episodes))
+    if config.seed_replay and len(replay) < len(episodes):
+        print("replay\n" + summary(replay, normalized_score=normalized_score, selected_from=episodes))
     obs = action = None
     if config.standardize:
         mean, std = observation_statistics(episodes)
@@ -106,8 +112,8 @@ def prepare(
     scaling = Scaling(obs, action)
     scaled = scaling.episodes(episodes)
     by_id = {id(episode): copy for episode, copy in zip(episodes, scaled, strict=True)}
-    demos = [by_id[id(episode)] for episode in demos]
-    return Data(episodes, scaled if config.seed_replay else (), demos, scaling)
+    demos, replay = ([by_id[id(episode)] for episode in chosen] for chosen in (demos, replay))
+    return Data(episodes, replay if config.seed_replay else (), demos, scaling)
 
 
 def rows_of(episodes: Sequence[Episode]) -> int:

@@ -26,7 +26,7 @@ from envs.gym.rendering import rendering_backend
 from experiments import evaluate, quickstart
 from experiments.compare import find_runs
 from experiments.presets.mujoco import PAPER_RETURNS
-from experiments.runner.data import Data, make_buffers
+from experiments.runner.data import Data, DataConfig, make_buffers, prepare
 from experiments.runner.experiment import default_experiment
 from experiments.runner.launch import main, resume_hint
 from experiments.runner.suite import Suite
@@ -523,6 +523,23 @@ def test_an_offline_run_takes_no_room_beyond_its_data(hopper_data: Path, tmp_pat
         saved = load_checkpoint(run_dir / "checkpoints" / "latest.pt")["trainer"]
         assert len(saved["replay"]["starts_in_row"]) == rows_of_data + least
         assert saved["joined"] is None
+
+
+def test_the_best_episodes_alone_seed_the_replay_buffer(
+    hopper_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    episodes = load_episodes(hopper_data)
+    config = DataConfig(replay_ratio=50.0, standardize=False)
+    data = prepare(episodes, config, seed=0, normalized_score=None)
+    assert f"replay\nepisodes           {len(data.replay)} of {len(episodes)}" in capsys.readouterr().out
+    returns = sorted(episode.episode_return for episode in episodes)
+    assert sorted(episode.episode_return for episode in data.replay) == returns[-len(data.replay) :]
+    share = sum(map(len, data.replay)) / sum(map(len, episodes))
+    assert abs(share - 0.5) <= max(map(len, episodes)) / sum(map(len, episodes))
+    assert len(data.demos) == len(episodes)
+    assert not prepare(
+        episodes, dataclasses.replace(config, seed_replay=False), seed=0, normalized_score=None
+    ).replay
 
 
 def test_bc_without_demonstrations_in_its_batches(
