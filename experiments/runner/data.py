@@ -31,7 +31,7 @@ class DataConfig(Settings):
     seed_replay: bool = True
     """Replay begins with the data."""
     replay_ratio: Annotated[Percent, Field(gt=0)] = 100.0
-    """Share of it, the best, in per cent."""
+    """Share of it, the best, per cent."""
     demo_percentile: Percent = 50.0
     """Middle of the demonstrations' slice by return, 0 (worst) to 100."""
     demo_ratio: Percent = 100.0
