@@ -41,22 +41,22 @@ ARSQ_D4RL: dict[str, dict[str, Any]] = {
     "walker2d-medium-expert": _arsq(1, 41, 0.01, "cql", 10.0, 0.0),
 }
 
+# The same levels and bins are those of CQN there, and ours for BC where it imitates codes.
+CODES = {
+    dataset: {key: settings[key] for key in ("agent.levels", "agent.bins")}
+    for dataset, settings in ARSQ_D4RL.items()
+}
+
 
 def _cqn(dataset: str) -> dict[str, Any]:
-    """CQN's settings for one D4RL dataset in the same code: ARSQ's levels and bins, and weights of its own.
+    """CQN's settings for one D4RL dataset in the same code.
 
     It has `critic_lambda` 1, and 1 as the weight of both demonstration losses, but on two files 0.1, which
     count in the dominance loss twice.
     """
     weight = 0.1 if dataset in ("hopper-medium", "hopper-medium-expert") else 1.0
-    arsq = ARSQ_D4RL[dataset]
-    return {
-        "agent.levels": arsq["agent.levels"],
-        "agent.bins": arsq["agent.bins"],
-        "agent.td_weight": 1.0,
-        "agent.demo_weight": weight,
-        "agent.dominance_weight": weight,
-    }
+    weights = {"agent.td_weight": 1.0, "agent.demo_weight": weight, "agent.dominance_weight": weight}
+    return CODES[dataset] | weights
 
 
 # Elsewhere it has the defaults of CQNConfig.
@@ -103,6 +103,8 @@ def preset(name: str, agent: str, task: str) -> dict[str, Any]:
         margin = CQN_MARGINS.get(kind, CQNConfig.margin)
         settings |= {"agent.v_min": low, "agent.v_max": high, "agent.margin": margin}
         settings |= CQN_D4RL.get(dataset, {})
+    elif agent == "bc":
+        settings |= CODES.get(dataset, {})
     elif agent in ("dsac-t", "dsac", "sac", "td3"):
         settings |= _OFF_POLICY
     if name == "small" and agent in ("arsq", "cqn", "bc"):

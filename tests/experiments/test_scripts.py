@@ -302,6 +302,12 @@ def test_cqn_has_the_settings_that_arsqs_paper_compares_with(task: str) -> None:
     assert (loop.batch_size, loop.demo_fraction, loop.utd, loop.warmup_steps) == (512, 0.5, 1.0, 0)
 
 
+@pytest.mark.parametrize("task", [task for task in ARSQ_SETTINGS if "medium" in task and "ant" not in task])
+def test_bcs_codes_are_cut_as_arsqs(task: str) -> None:
+    agent = default_experiment(D4RLSuite(), "bc", task).agent
+    assert (agent.levels, agent.bins) == ARSQ_SETTINGS[task][:2]
+
+
 def test_cqns_atoms_reach_as_far_as_d4rls_experts() -> None:
     for name, task in TASKS.items():
         agent = default_experiment(D4RLSuite(), "cqn", name).agent
