@@ -22,6 +22,7 @@ import ctypes
 import enum
 import functools
 import hashlib
+import itertools
 import math
 import os
 import pickle
@@ -33,7 +34,7 @@ import threading
 import types
 import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from copyreg import _slotnames  # type: ignore[attr-defined]
 from typing import Any
 
@@ -66,6 +67,8 @@ _CODE = (
 _BIT_GENERATORS = {"PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"}
 # In place of a value: what was there when the environment was made, and what is there now.
 _SAME, _DRAWN = ["same"], ["drawn"]
+# In the paths of a set's elements.
+_ONE_OF = "one of a set:"
 _TEMPORARY = os.path.join(tempfile.gettempdir(), "")
 
 # The arrays of an MjModel that tasks change when they reset (Adroit: body_pos, body_quat, site_pos; Fetch and
@@ -216,7 +219,8 @@ class _Walk:
         if kind in _SCALARS:
             return value
         if kind is tuple or kind is frozenset:
-            items = [self.ref(item, f"{path}[{i}]", owner) for i, item in enumerate(value)]
+            names = itertools.count() if kind is tuple else _element_names(value)
+            items = [self.ref(item, f"{path}[{i}]", owner) for i, item in zip(names, value, strict=False)]
             return ["tuple", *items] if kind is tuple else ["frozenset", *sorted(items, key=repr)]
         if kind is complex:
             return ["complex", value.real, value.imag]
@@ -287,6 +291,8 @@ class _Walk:
                     raise _CannotKeep(f"the temporary {item}")
                 self.content |= content
         kept = [[key, _SAME if s else item] for (key, item, _), s in zip(entries, same, strict=True)]
+        if _ONE_OF in repr((where, kept)):
+            raise _CannotKeep("an object of a set")
         self.nodes.append([where, recipe, kept])
 
     def _describe(self, value: Any, path: str, owner: Any, *, is_new: bool) -> tuple[list[Any], list[Any]]:
@@ -298,14 +304,20 @@ class _Walk:
             recipe = ["list"] if kind is list else ["deque", value.maxlen]
             return recipe, self._entries(((i, item, f"{path}[{i}]") for i, item in enumerate(value)), owner)
         if kind is set:
-            entries = self._entries(((item, None, f"{path}[…]") for item in value), owner)
-            return ["set"], sorted(entries, key=lambda entry: repr(entry[0]))
+            names = _element_names(value)
+            items = ((item, None, f"{path}[{name}]") for name, item in zip(names, value, strict=True))
+            return ["set"], sorted(self._entries(items, owner), key=lambda entry: repr(entry[0]))
         if kind in _DICTS.values():
             factory = getattr(value, "default_factory", None)
             if is_new and factory is not None and factory not in _FACTORIES.values():
                 raise _CannotKeep("defaultdict")
             recipe = ["dict", kind.__name__, getattr(factory, "__name__", None)]
-            return recipe, self._entries(((k, item, f"{path}[{k!r}]") for k, item in value.items()), owner)
+            # By number where the text may hold an address, which is another in the next process.
+            names = (repr(key) if type(key) in _SCALARS else f"key {i}" for i, key in enumerate(value))
+            items = (
+                (key, item, f"{path}[{name}]") for name, (key, item) in zip(names, value.items(), strict=True)
+            )
+            return recipe, self._entries(items, owner)
         if kind in (np.random.Generator, np.random.RandomState, random.Random):
             recipe, state = _generator_state(value)
             return recipe, self._entries([("state", state, "")], owner, by_value=True)
@@ -358,7 +370,7 @@ class _Walk:
         entries = []
         for key, item, path in items:
             self._pending = {}
-            reference = self.ref(key, path, owner)
+            reference = self.ref(key, f"{path}'s key", owner)
             self.content |= self._pending
             self._pending = {}
             entries.append(
@@ -655,9 +667,14 @@ def _parts(code: Any) -> list[tuple[str, Any]]:
 
 def _cell_contents(cell: types.CellType, path: str) -> list[tuple[str, Any, str]]:
     try:
-        return [("contents", cell.cell_contents, path)]
+        return [("contents", cell.cell_contents, f"{path}.contents")]
     except ValueError:  # not assigned yet
         return []
+
+
+def _element_names(elements: Collection[Any]) -> list[str]:
+    """Names for the elements of a set. Of several objects none is the same one in the next process."""
+    return ["0"] if len(elements) == 1 else [f"{_ONE_OF} {i}" for i in range(len(elements))]
 
 
 def _fingerprint(value: Any) -> str | None:

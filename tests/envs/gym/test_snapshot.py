@@ -11,7 +11,7 @@ from collections import Counter, defaultdict, deque, namedtuple
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -22,6 +22,8 @@ from gymnasium.wrappers import (
     FrameStackObservation,
     NormalizeObservation,
     NormalizeReward,
+    RescaleAction,
+    RescaleObservation,
     TransformObservation,
 )
 
@@ -286,6 +288,45 @@ class OwnObjects(Hidden):
         return known + self.setting.gain + self.pose.x + self.smooth(x) + self.add(x)
 
 
+class Enclosed(Hidden):
+    """Arrays and a list in functions around those that use them, as wrappers that rescale have."""
+
+    def made(self):
+        scale, memory, log = np.full(1, 3.0), np.zeros(2), []
+
+        def add(x):
+            memory[0] += scale[0] * x
+            log.append(x)
+            return memory.sum() + len(log)
+
+        self.add = add
+
+    def change(self, x):
+        return self.add(x)
+
+
+class Joint(NamedTuple):
+    name: str
+    of: Ball
+
+
+class Named(Hidden):
+    """Dicts whose keys are objects, and a set of objects that stay what they were."""
+
+    def made(self):
+        self.joints = {Joint(name, Ball(i)): np.zeros(2) for i, name in enumerate(["hip", "knee"])}
+        self.filters = {Filter(): [0.0], Filter(): [1.0]}
+        self.idle = {Ball(1), Ball(2)}
+
+    def change(self, x):
+        *_, (knee, angle) = self.joints.items()
+        angle += x
+        knee.of.at += x
+        for smooth, seen in self.filters.items():
+            seen.append(smooth.apply(x + seen[0]))
+        return angle.sum() + knee.of.at + sum(map(sum, self.filters.values()))
+
+
 class Generators(Hidden):
     def made(self):
         self.first = self.second = random.Random(3)
@@ -342,12 +383,13 @@ class Numbers(Hidden):
         )
 
 
-KINDS = [Views, LaterViews, TwoNames, Cycle, Queue, OwnObjects, Generators, Keys, Numbers, GlobalGenerators]
+KINDS = [Views, LaterViews, TwoNames, Cycle, Queue, OwnObjects, Enclosed, Named, Generators, Keys, Numbers]
+KINDS += [GlobalGenerators]
 
 
 @pytest.mark.parametrize(
     ("kind", "processes"),
-    [*((kind, False) for kind in KINDS), (Numbers, True), (GlobalGenerators, True)],
+    [*((kind, False) for kind in KINDS), (Named, True), (Numbers, True), (GlobalGenerators, True)],
     ids=lambda value: getattr(value, "__name__", "processes" if value else "in-process"),
 )
 def test_state_of_every_kind_goes_on(kind, processes):
@@ -375,7 +417,13 @@ def stacked():
     )
 
 
-@pytest.mark.parametrize("wrapped", [normalized, stacked])
+def rescaled():
+    low, high = np.full(3, -1, np.float32), np.full(3, 1, np.float32)
+    scaled = RescaleObservation(short_episodes("Pendulum-v1"), low, high)
+    return RescaleAction(scaled, np.float32([-0.5]), np.float32([0.5]))
+
+
+@pytest.mark.parametrize("wrapped", [normalized, stacked, rescaled])
 def test_statistics_and_frames_of_wrappers_go_on(wrapped):
     old, new = (GymVectorTask("t", [wrapped]) for _ in range(2))
     actions = actions_for(old, 60)
@@ -532,6 +580,16 @@ class Counter_(Hidden):  # noqa: N801
         return next(self.ids)
 
 
+class SetOfObjects(Hidden):
+    """Which of them is which nothing tells in the next process."""
+
+    def made(self):
+        self.filters = {Filter(), Filter()}
+
+    def change(self, x):
+        return sum(smooth.apply(x + i) for i, smooth in enumerate(self.filters))
+
+
 class Mean(gym.Wrapper):
     """Shows the mean of all it has seen besides the observation."""
 
@@ -551,7 +609,7 @@ class Mean(gym.Wrapper):
 
 
 @pytest.mark.filterwarnings("ignore:Pickle.*itertools")
-@pytest.mark.parametrize("kind", [Engine, OpenFile, TemporaryPath, Counter_])
+@pytest.mark.parametrize("kind", [Engine, OpenFile, TemporaryPath, Counter_, SetOfObjects])
 def test_what_cannot_be_saved_is_said_and_a_new_episode_begins(kind, capsys):
     make_envs = [lambda: Mean(kind()), Counted]
     old, new = (GymVectorTask("Own-v0", make_envs) for _ in range(2))
