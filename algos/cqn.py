@@ -77,8 +77,15 @@ class CQNConfig(AgentConfig):
         return {f"agent.{name}": "with --agent.atoms 1" for name in names}
 
     def remarks(self, learning: Learning) -> list[str]:
-        if self.atoms == 1 or learning.returns is None:
+        if self.atoms == 1:
             return []
+        if learning.returns is None:
+            if (self.v_min, self.v_max) != (CQNConfig.v_min, CQNConfig.v_max):
+                return []
+            return [
+                f"CQN's atoms stand for discounted returns of {self.v_min:g} to {self.v_max:g}, and no data "
+                "tell whether the task's do: what lies beyond is cut (--agent.v-min, --agent.v-max)"
+            ]
         low, high = learning.returns()
         # By a tenth of the atoms' range: how a cut episode would have gone on is an estimate.
         slack = (self.v_max - self.v_min) / 10

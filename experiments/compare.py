@@ -23,6 +23,7 @@ import math
 import os
 import re
 import statistics
+import sys
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -226,6 +227,8 @@ def find_runs(folders: Sequence[Path], labels: Sequence[str] = ()) -> list[Run]:
     for index, folder in enumerate(folders):
         found = read_published(folder) if (folder / RUNS_FILE).is_file() else []
         found += map(read_run, sorted(path.parent for path in folder.rglob(INFO_FILE)))
+        if begun := [run.name for run in found if not run.curve(RETURN)]:
+            print(f"without an evaluation, left out: {', '.join(begun)}", file=sys.stderr)
         found = [run for run in found if run.curve(RETURN)]
         if not found:
             raise UserError(f"no run with an evaluation in {folder}")

@@ -197,7 +197,7 @@ def play(settings: Request) -> tuple[Evaluation, Table, float, int]:
     lanes = min(settings.episodes, suite.lanes or MOST_LANES, MOST_LANES)
     with closing(suite.make(experiment.task, lanes, render=film)) as task:
         watched = Watched(task, settings.episodes)
-        policy.check_fits(task.spaces)
+        policy.check_fits(task.spaces, suite.interface(experiment.task, task))
         torch.manual_seed(settings.seed)  # only now: networks draw their first weights
         try:
             with watched:

@@ -108,7 +108,7 @@ class Logits(nn.Module):
 
 
 def _bounds(actions: ActionRange) -> tuple[Tensor, Tensor]:
-    low, high = (torch.as_tensor(np.asarray(bound, np.float32)) for bound in (actions.low, actions.high))
+    low, high = map(torch.as_tensor, actions.single)
     return low, high
 
 

@@ -42,6 +42,16 @@ class ActionRange:
     def _half_width(self) -> npt.NDArray[np.float64]:
         return (np.asarray(self.high, np.float64) - self.low) / 2
 
+    @functools.cached_property
+    def single(self) -> tuple[FloatArray, FloatArray]:
+        """The outermost float32 numbers within the bounds: the nearest ones may lie outside."""
+        low, high = (np.asarray(bound, np.float32) for bound in (self.low, self.high))
+        up, down = np.float32(np.inf), np.float32(-np.inf)
+        return (
+            np.where(low < np.asarray(self.low, np.float64), np.nextafter(low, up), low),
+            np.where(high > np.asarray(self.high, np.float64), np.nextafter(high, down), high),
+        )
+
     def to_unit(self, action: Array) -> FloatArray:
         """The task's actions [..., A] in [-1, 1]; what lies outside the range is clipped."""
         width = np.where(self._half_width == 0, 1, self._half_width)

@@ -24,6 +24,7 @@ class Interface:
         limits: what the task's actions are cut to besides; None: nothing.
         observation, action: their meaning, in a phrase each.
         control_rate: steps per second of the task's time, in Hz; None: not known.
+        parts: where a Dict is observed, its names in the order in which they are flattened.
     """
 
     actions: ActionRange = UNIT
@@ -31,6 +32,7 @@ class Interface:
     observation: str = "the task's own"
     action: str = "the task's own"
     control_rate: float | None = None
+    parts: tuple[str, ...] = ()
 
     @staticmethod
     def of_checkpoint(checkpoint: Mapping[str, Any]) -> Interface:
@@ -43,19 +45,27 @@ class Interface:
             raise UserError("the checkpoint is of an earlier rlzoo: the range of actions is missing")
         saved = dict(checkpoint["interface"])
         actions, limits = saved.pop("actions"), saved.pop("limits")
-        return Interface(_range(actions), limits and _range(limits), **saved)
+        parts = tuple(saved.pop("parts", ()))
+        return Interface(_range(actions), limits and _range(limits), parts=parts, **saved)
 
     def metadata(self) -> dict[str, Any]:
         """What `of_checkpoint` reads of a checkpoint."""
         ranges = {"actions": _bounds(self.actions), "limits": self.limits and _bounds(self.limits)}
         return {"interface": {**vars(self), **ranges}}
 
+    def check_same_actions(self, earlier: Interface, task: str) -> None:
+        """Raise a UserError if the task's actions have other bounds than when a policy learnt them."""
+        now, then = (np.broadcast_arrays(each.actions.low, each.actions.high) for each in (self, earlier))
+        if np.shape(now) != np.shape(then) or not np.allclose(now, then, rtol=1e-6):
+            raise UserError(
+                f"{task}: actions lie between {now[0]} and {now[1]}, and lay between {then[0]} and {then[1]} "
+                "when its policy was trained"
+            )
+
     def to_task(self, action: FloatArray) -> FloatArray:
         """An agent's actions [..., A] in [-1, 1] in the task's units."""
-        own = self.actions.from_unit(action)
-        if self.limits is not None:
-            own = np.clip(own, self.limits.low, self.limits.high)
-        return np.asarray(own, np.float32)
+        own = np.asarray(self.actions.from_unit(action), np.float32)
+        return np.clip(own, *(self.limits or self.actions).single)
 
 
 def _bounds(actions: ActionRange) -> list[Any]:

@@ -33,7 +33,7 @@ from rlzoo.evaluate import policy_action
 from rlzoo.interface import Interface
 from rlzoo.replay import FrameStacker
 from rlzoo.run.checkpoint import load_checkpoint
-from rlzoo.run.files import atomic_path
+from rlzoo.run.files import atomic_path, expand_user
 from rlzoo.run.folder import EXPORT_FILE, plain
 from rlzoo.run.machine import resolve_device
 from rlzoo.types import Array, BoolArray, FloatArray, Spaces
@@ -63,7 +63,7 @@ def load_policy(
         UserError: there is nothing of the kind, it is damaged, an agent that is not known here left it, or
             there is no such device.
     """
-    path = Path(path)
+    path = expand_user(Path(path))
     # Only of a GPU it is known beforehand, and without a traceback, whether it is there.
     where = resolve_device(str(device)) if str(device).startswith(("auto", "cuda")) else torch.device(device)
     exported = (path / EXPORT_FILE).is_file()
@@ -150,14 +150,17 @@ class Policy:
         """The actions for one observation, [A], or for N that are played side by side, [N, A].
 
         Args:
-            observation: the state [S] or [N, S]; with images {"state": …, "pixels": u8 [V, C, H, W] or
-                [N, V, C, H, W]}, the latest frame of each camera: earlier ones are remembered.
+            observation: the state [S] or [N, S]; where the task observes a Dict, that, of arrays; with images
+                {"state": …, "pixels": u8 [V, C, H, W] or [N, V, C, H, W]}, the latest frame of each camera:
+                earlier ones are remembered.
             deterministic: False: a sample, by PyTorch's generator.
 
         Raises:
             ValueError: the observation is of another kind or shape.
         """
         given = observation if isinstance(observation, Mapping) else {"state": observation}
+        if given.keys() == set(self.interface.parts) and "pixels" not in self._shapes:
+            given = {"state": self._flat([np.asarray(given[name]) for name in self.interface.parts])}
         if given.keys() != self._shapes.keys():
             raise ValueError(f"observation of {sorted(given)}, expected {' and '.join(self._shapes)}")
         obs, leads = {}, set()
@@ -174,6 +177,17 @@ class Policy:
             raise ValueError("state and pixels are not of the same number of observations")
         action = self.interface.to_task(self.unit_action(obs, deterministic=deterministic))
         return action if leads.pop() else action[0]
+
+    def _flat(self, parts: list[Array]) -> Array:
+        """The arrays of a Dict as one state [S], or [N, S] where each has a first dimension of N."""
+        size, own = sum(part.size for part in parts), self.spaces.state_dim
+        if size == own and not all(part.ndim > 1 and len(part) == 1 for part in parts):
+            return np.concatenate([part.ravel() for part in parts])
+        count = size // own
+        if size != count * own or any(part.shape[:1] != (count,) for part in parts):
+            shapes = ", ".join(str(part.shape) for part in parts)
+            raise ValueError(f"arrays of {shapes} have {size} numbers, expected {own} for each observation")
+        return np.concatenate([part.reshape(count, -1) for part in parts], axis=1)
 
     def reset(self, rows: npt.ArrayLike | None = None) -> None:
         """A new episode begins, and no earlier image counts: everywhere, or in the flagged rows [N]; of
@@ -211,10 +225,12 @@ class Policy:
         """How the deterministic action is chosen."""
         return str(vars(self.config)["greedy"]) if self.config.greedy_rules else "deterministic"
 
-    def check_fits(self, spaces: Spaces) -> None:
-        """Raise a UserError if a task has other spaces."""
+    def check_fits(self, spaces: Spaces, interface: Interface | None = None) -> None:
+        """Raise a UserError if a task has other spaces, or (if given) other bounds of actions."""
         if spaces != self.spaces:
             raise UserError(f"the policy is for {self.spaces}, and {self.about['task']} has {spaces}")
+        if interface is not None:
+            interface.check_same_actions(self.interface, self.about["task"])
 
     def save(self, folder: Path, others: Mapping[str, bytes] | None = None) -> None:
         """Write ``model.safetensors``, the networks that act, ``config.json``, all else, and `others`.

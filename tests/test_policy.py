@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from gymnasium.spaces import Box
 
 import rlzoo
 from algos import AGENTS
@@ -163,6 +164,44 @@ def test_the_units_are_mapped_one_after_another() -> None:
     expected = np.clip(np.array([0, 0.5, 3]) + unit * np.array([2, 0.5, 2]), [-1.5, 0, 1], [1.5, 1, 5])
     np.testing.assert_allclose(policy.act(state), expected, rtol=1e-5)
     np.testing.assert_allclose(policy.act({"state": state[0]}), expected[0], rtol=1e-5)
+
+
+def test_a_dict_is_observed_as_the_task_flattens_it() -> None:
+    policy = small("sac", SPACES)
+    policy.interface = dataclasses.replace(INTERFACE, parts=("where", "to"))
+    where, to = np.arange(8.0).reshape(2, 2, 2), np.array([[4.0], [5.0]])
+    batch = policy.act({"to": to, "where": where})
+    np.testing.assert_array_equal(batch, policy.act(np.hstack([where.reshape(2, 4), to])))
+    np.testing.assert_allclose(policy.act({"where": where[1], "to": to[1]}), batch[1], rtol=1e-5)
+    np.testing.assert_allclose(policy.act({"where": where[:1], "to": to[:1]}), batch[:1], rtol=1e-5)
+    for wrong in ({"where": where, "to": to[:1]}, {"where": where[0], "to": np.zeros(2)}):
+        with pytest.raises(ValueError, match="numbers, expected 5 for each observation"):
+            policy.act(wrong)
+    with pytest.raises(ValueError, match=r"observation of \['to'\], expected state"):
+        policy.act({"to": to})
+
+
+@pytest.mark.parametrize("saturated", [-1.0, 1.0])
+def test_no_action_leaves_bounds_that_float32_cannot_say(saturated: float) -> None:
+    low, high = np.array([-0.3, -0.7, 0.1]), np.array([0.1, 0.9, 0.7])
+    for interface in (
+        Interface(ActionRange(low, high)),
+        Interface(ActionRange(low - 1, high + 1), ActionRange(low, high)),
+    ):
+        action = interface.to_task(np.full((1, 3), saturated, np.float32))
+        assert action.dtype == np.float32
+        assert Box(low, high, dtype=np.float64).contains(action[0])
+        np.testing.assert_allclose(action[0], low if saturated < 0 else high, rtol=1e-6)
+
+
+def test_other_bounds_of_actions_are_refused() -> None:
+    policy = small("sac", SPACES)
+    policy.check_fits(SPACES, INTERFACE)
+    other = dataclasses.replace(INTERFACE, actions=ActionRange(np.array([-2, 0, 1.0]), np.array([2, 1, 6.0])))
+    with pytest.raises(
+        UserError, match=r"a task: actions lie between .* 6\.\], and lay between .* 5\.\] when"
+    ):
+        policy.check_fits(SPACES, other)
 
 
 def test_images_are_stacked_as_in_training() -> None:

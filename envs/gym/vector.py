@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Dict, Tuple
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
 from envs.checks import misfit, one_number, require_finite
 from envs.gym import snapshot
@@ -89,6 +90,7 @@ class Lane(gym.Wrapper[dict[str, Array], FloatArray, Any, Any]):
             **env.metadata,
             "interface": _interface(env, task, self._range),
             "flat_images": "pixels" not in seen.spaces and _has_image(env.observation_space),
+            "statistics": _running_statistics(env),
         }
         self._inner_observations = env.observation_space
         self._is_named = "pixels" in seen.spaces
@@ -283,6 +285,8 @@ class GymVectorTask:
         self.interface: Interface = metadata["interface"]
         if metadata["flat_images"]:
             _warn_of_flat_images(task)
+        if metadata["statistics"]:
+            _warn_of_statistics(task, metadata["statistics"])
 
     def reset(self, seed: int) -> dict[str, Array]:
         # Every lane's seed is drawn by a hash of `seed`: with seed + i for lane i, the runs of seeds 1 and 2
@@ -458,6 +462,26 @@ def _warn_of_flat_images(task: str) -> None:
     )
 
 
+def _running_statistics(env: Environment) -> tuple[str, ...]:
+    """The names of the wrappers that normalise by what they have seen so far."""
+    names = []
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, NormalizeObservation | NormalizeReward):
+            names.append(type(env).__name__)
+        env = env.env
+    return tuple(names)
+
+
+@cache
+def _warn_of_statistics(task: str, names: tuple[str, ...]) -> None:
+    print(
+        f"warning: {task}: every copy of the environment has its own running statistics "
+        f"({', '.join(names)}), so that evaluations and a policy that is played later see other scales than "
+        "training; a fixed one (TransformObservation, TransformReward) is the same everywhere",
+        file=sys.stderr,
+    )
+
+
 def _interface(env: Environment, task: str, actions: ActionRange) -> Interface:
     """What the task is outside of rlzoo; `dt` is what Gymnasium's simulators call a step's length in s."""
     space = env.observation_space
@@ -469,6 +493,7 @@ def _interface(env: Environment, task: str, actions: ActionRange) -> Interface:
         observation=f"Gymnasium's of {task}" + (f", flattened: {', '.join(keys)}" if keys else ""),
         action=f"Gymnasium's of {task}",
         control_rate=round(1 / step, 6) if isinstance(step, float) and step > 0 else None,
+        parts=tuple(parts) if all(isinstance(name, str) for name in parts) else (),
     )
 
 

@@ -33,6 +33,7 @@ from rlzoo.data.episodes import discounted_returns
 from rlzoo.data.scaling import Scaling
 from rlzoo.errors import UserError
 from rlzoo.evaluate import EVALUATION_TAGS
+from rlzoo.interface import Interface
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.files import WriteError, errors_named, is_full
 from rlzoo.run.folder import (
@@ -232,6 +233,9 @@ def make_trainer(
     agent_type = suite.agents[agent_name]
     if task.spaces.pixels is not None and not agent_type.sees_images:
         raise UserError(f"{agent_name} learns from states alone, and {experiment.task} has images")
+    interface = suite.interface(experiment.task, task)
+    if checkpoint is not None:
+        interface.check_same_actions(Interface.of_checkpoint(checkpoint), experiment.task)
     torch.manual_seed(experiment.seed)
     agent = agent_type(task.spaces, experiment.agent, device)
     saved = None if checkpoint is None else checkpoint["trainer"]
@@ -253,7 +257,7 @@ def make_trainer(
             "spaces": vars(task.spaces).copy(),
             "settings": plain(experiment),
             **data.scaling.metadata(),
-            **suite.interface(experiment.task, task).metadata(),
+            **interface.metadata(),
             **suite.metadata,
         },
         film=experiment.video,

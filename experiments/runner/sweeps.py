@@ -424,11 +424,15 @@ def filled(flags: Sequence[str], values: Mapping[str, str]) -> list[str]:
 
 
 def as_flags(name: str, value: str) -> list[str]:
-    """A swept setting as flags of the training script: "256 256" are two values, true and false a switch."""
+    """A swept setting as flags of the training script: "256 256" are two values, "'a b.hdf5'" is one, true
+    and false are a switch."""
     group, dot, last = name.replace("_", "-").rpartition(".")
     if value in ("true", "false"):
         return [f"--{group}{dot}{'' if value == 'true' else 'no-'}{last}"]
-    return [f"--{group}{dot}{last}", *value.split()]
+    try:
+        return [f"--{group}{dot}{last}", *shlex.split(value)]
+    except ValueError as error:
+        raise UserError(f"{name}={value}: {error}") from error
 
 
 def named_values(option: str, texts: Sequence[str], example: str) -> dict[str, str]:

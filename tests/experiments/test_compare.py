@@ -147,6 +147,16 @@ def test_runs_of_one_name_are_kept_apart(published: Path, tmp_path: Path) -> Non
         find_runs([published, tmp_path])  # what lies below is not taken for runs
 
 
+def test_runs_without_an_evaluation_are_said_to_be_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path / f"s{seed}-1", seed)
+    (tmp_path / "s2-1" / "metrics.csv").write_text("step,tag,value\n10,loss/critic,9\n")
+    assert [run.seed for run in find_runs([tmp_path])] == [1]
+    assert capsys.readouterr().err == "without an evaluation, left out: s2-1\n"
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "reason"),
     [

@@ -280,7 +280,7 @@ def test_an_interrupted_evaluation_keeps_what_has_ended(
     monkeypatch.setattr(MujocoSuite, "make", lambda *args, **options: SlowTask(number))
     policy = evaluate.load_policy(reacher_run)
     policy.agent = Still()  # type: ignore[assignment]
-    monkeypatch.setattr(policy, "check_fits", lambda spaces: None)
+    monkeypatch.setattr(policy, "check_fits", lambda *args: None)
     monkeypatch.setattr(evaluate, "load_policy", lambda *args, **options: policy)
     before = signal.getsignal(number)
     flags = ["--episodes", "4", "--output", str(tmp_path / "a.csv"), "--video", str(tmp_path / "a.mp4")]

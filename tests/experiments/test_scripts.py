@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
@@ -33,6 +34,7 @@ from experiments.runner.suite import Suite
 from experiments.suites import SUITES
 from experiments.train_d4rl import D4RLSuite
 from experiments.train_mujoco import MujocoSuite
+from rlzoo.actions import ActionRange
 from rlzoo.agent import Learning
 from rlzoo.data.episodes import discounted_returns, observation_statistics
 from rlzoo.data.load import load_episodes
@@ -337,6 +339,17 @@ def test_a_run_says_so_when_the_data_go_beyond_cqns_atoms(
     assert "atoms" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("flags", "warns"), [([], True), (["--agent.v-min", "-100"], False), (["--agent.atoms", "1"], False)]
+)
+def test_a_run_without_data_says_what_cqns_atoms_stand_for(
+    flags: list[str], warns: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_in_process("cqn", tmp_path, "--steps", "8", "--agent.levels", "1", *flags)
+    said = "CQN's atoms stand for discounted returns of 0 to 400" in capsys.readouterr().out
+    assert said == warns
+
+
 def test_cqns_atoms_have_to_reach_what_a_door_that_stays_open_is_worth() -> None:
     """20 a step for ever, 2,000, though 50 steps of it are 790; a tenth of the range beyond is let pass."""
     states, actions = {"state": np.zeros((51, 39), np.float32)}, np.zeros((50, 28), np.float32)
@@ -353,7 +366,7 @@ def test_cqns_atoms_have_to_reach_what_a_door_that_stays_open_is_worth() -> None
     [
         ("arsq", ["--agent.advantage-tau", "0.001"], ["--agent.act-with", "target"]),
         ("bc", ["--agent.greedy", "median"], ["--agent.policy", "arsq"]),
-        ("bc", ["--agent.bins", "7"], ["--agent.policy", "arsq"]),
+        ("bc", ["--agent.bins", "9"], ["--agent.policy", "arsq"]),
         ("sac", ["--agent.target-entropy", "-1"], ["--agent.automatic-temperature"]),
         ("dsac-t", ["--agent.fixed-td-bound", "9"], ["--agent.no-variance-based-adjustment"]),
         ("dsac", ["--agent.running-std-rate", "0.1"], ["--agent.variance-based-adjustment"]),
@@ -611,6 +624,26 @@ def test_a_mistyped_command_is_one_line(arguments: list[str], message: str) -> N
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
+
+
+def test_other_bounds_of_actions_than_before_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = run_in_process("sac", tmp_path, "--steps", "80")
+    make = MujocoSuite.make
+
+    def narrower(suite: MujocoSuite, *args: Any, **options: Any) -> Any:
+        task = make(suite, *args, **options)
+        task.interface = dataclasses.replace(task.interface, actions=ActionRange(-0.5, 0.5))
+        return task
+
+    monkeypatch.setattr(MujocoSuite, "make", narrower)
+    refusal = r"Reacher-v5: actions lie between -0\.5 and 0\.5, and lay between \[-1\. -1\.\] and \[1\. 1\.\]"
+    with pytest.raises(UserError, match=refusal):
+        main(MujocoSuite, ["--resume", str(run_dir), "--steps", "120"])
+    monkeypatch.setattr("sys.argv", ["evaluate.py", str(run_dir), "--episodes", "1"])
+    with pytest.raises(UserError, match=refusal):
+        evaluate.main()
 
 
 def test_what_a_resumed_run_cannot_be(tmp_path: Path) -> None:

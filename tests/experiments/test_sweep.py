@@ -23,6 +23,7 @@ from experiments import sweep
 from experiments.compare import find_runs
 from experiments.runner import launchers, sweeps
 from experiments.runner.launchers import Job, Local, Resources, Slurm
+from experiments.runner.sweeps import as_flags
 from rlzoo.errors import UserError
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.files import atomic_write
@@ -138,6 +139,13 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_values_with_a_space_are_quoted() -> None:
+    assert as_flags("data", "'my data.hdf5'") == ["--data", "my data.hdf5"]
+    assert as_flags("agent.hidden", "256 128") == ["--agent.hidden", "256", "128"]
+    with pytest.raises(UserError, match="data='a: No closing quotation"):
+        as_flags("data", "'a")
 
 
 SLOW = ["--agents", "sac", "--over", "seed=1,2", "--jobs", "2", "--fail", "slow"]

@@ -423,6 +423,17 @@ def rescaled():
     return RescaleAction(scaled, np.float32([-0.5]), np.float32([0.5]))
 
 
+def test_running_statistics_are_warned_of(capsys):
+    for _ in range(2):  # once
+        GymVectorTask("running", [normalized])
+    said = capsys.readouterr().err
+    assert said.startswith("warning: running: every copy of the environment has its own running statistics")
+    assert "(NormalizeReward, NormalizeObservation)" in said
+    assert said.count("\n") == 1
+    GymVectorTask("fixed", [rescaled])
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("wrapped", [normalized, stacked, rescaled])
 def test_statistics_and_frames_of_wrappers_go_on(wrapped):
     old, new = (GymVectorTask("t", [wrapped]) for _ in range(2))
@@ -656,6 +667,7 @@ def test_box2d_begins_a_new_episode_and_wrappers_statistics_survive(name, capsys
     old, new = (GymVectorTask(name, [lambda env=env: env]) for env in made)
     old.reset(1)
     last = play(old, zeros(old, 30))[-1]
+    capsys.readouterr()
     new.set_state(saved_and_loaded(old.get_state()))
     assert capsys.readouterr().err.startswith(f"warning: {name}: a checkpoint cannot keep ")
     cut, *_ = play(new, zeros(new, 2))
