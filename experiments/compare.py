@@ -32,6 +32,7 @@ from typing import Any, Literal
 
 import matplotlib
 import numpy as np
+import pydantic
 import tyro
 import yaml
 
@@ -253,13 +254,29 @@ def silence_is_failure(run: Run) -> Run:
 
 def experiment(run: Run) -> tuple[str, str, str]:
     """What the seeds of one experiment have in common: task, agent and settings."""
-    return run.task, run.agent, str(sorted(run.settings.items()))
+    return run.task, run.agent, str(sorted(effective(run).items()))
+
+
+def effective(run: Run) -> dict[str, Any]:
+    """A run's settings without those that its agent makes no use of beside the others."""
+    if run.agent not in AGENTS:
+        return run.settings
+    own = {
+        key.removeprefix("agent."): value for key, value in run.settings.items() if key.startswith("agent.")
+    }
+    lists = {key: yaml.safe_load(value) for key, value in own.items() if str(value).startswith("[")}
+    try:
+        config = pydantic.TypeAdapter(AGENTS[run.agent].Config).validate_python(own | lists)
+    except (UserError, pydantic.ValidationError):  # of an earlier rlzoo
+        return run.settings
+    return {key: value for key, value in run.settings.items() if key not in config.idle()}
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
     """The settings in which runs differ."""
-    keys = sorted({key for run in runs for key in run.settings})
-    return [key for key in keys if len({str(run.settings.get(key)) for run in runs}) > 1]
+    settings = [effective(run) for run in runs]
+    keys = sorted({key for of in settings for key in of})
+    return [key for key in keys if len({str(of.get(key)) for of in settings}) > 1]
 
 
 def group(runs: Sequence[Run]) -> tuple[dict[str, list[Group]], list[str]]:

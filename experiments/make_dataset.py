@@ -246,7 +246,7 @@ def record(settings: Request, checkpoints: list[dict[str, Any]], suite: Suite, t
         torch.manual_seed(settings.seed + index)
         with closing(suite.make(task, settings.num_envs)) as copies:
             policy = Policy.of_checkpoint(checkpoint, device, PLAYABLE)
-            policy.check_fits(copies.spaces)
+            policy.check_fits(copies.spaces, suite.interface(task, copies))
             steps, act = settings.steps // len(checkpoints), noisy(policy, settings.noise)
             episodes += roll_out(copies, act, steps=steps, seed=settings.seed + 1000 * index)
     return episodes

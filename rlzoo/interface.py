@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ class Interface:
         limits: what the task's actions are cut to besides; None: nothing.
         observation, action: their meaning, in a phrase each.
         control_rate: steps per second of the task's time, in Hz; None: not known.
-        parts: where a Dict is observed, its names in the order in which they are flattened.
+        parts: where a Dict of arrays is observed, their names and shapes, in the order of the flat state.
     """
 
     actions: ActionRange = UNIT
@@ -32,7 +32,7 @@ class Interface:
     observation: str = "the task's own"
     action: str = "the task's own"
     control_rate: float | None = None
-    parts: tuple[str, ...] = ()
+    parts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @staticmethod
     def of_checkpoint(checkpoint: Mapping[str, Any]) -> Interface:
@@ -45,13 +45,14 @@ class Interface:
             raise UserError("the checkpoint is of an earlier rlzoo: the range of actions is missing")
         saved = dict(checkpoint["interface"])
         actions, limits = saved.pop("actions"), saved.pop("limits")
-        parts = tuple(saved.pop("parts", ()))
+        parts = {name: tuple(shape) for name, shape in saved.pop("parts", {}).items()}
         return Interface(_range(actions), limits and _range(limits), parts=parts, **saved)
 
     def metadata(self) -> dict[str, Any]:
         """What `of_checkpoint` reads of a checkpoint."""
         ranges = {"actions": _bounds(self.actions), "limits": self.limits and _bounds(self.limits)}
-        return {"interface": {**vars(self), **ranges}}
+        parts = {name: list(shape) for name, shape in self.parts.items()}
+        return {"interface": {**vars(self), **ranges, "parts": parts}}
 
     def check_same_actions(self, earlier: Interface, task: str) -> None:
         """Raise a UserError if the task's actions have other bounds than when a policy learnt them."""

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -159,8 +160,8 @@ class Policy:
             ValueError: the observation is of another kind or shape.
         """
         given = observation if isinstance(observation, Mapping) else {"state": observation}
-        if given.keys() == set(self.interface.parts) and "pixels" not in self._shapes:
-            given = {"state": self._flat([np.asarray(given[name]) for name in self.interface.parts])}
+        if given.keys() == self.interface.parts.keys() and "pixels" not in self._shapes:
+            given = {"state": _flat(given, self.interface.parts)}
         if given.keys() != self._shapes.keys():
             raise ValueError(f"observation of {sorted(given)}, expected {' and '.join(self._shapes)}")
         obs, leads = {}, set()
@@ -177,17 +178,6 @@ class Policy:
             raise ValueError("state and pixels are not of the same number of observations")
         action = self.interface.to_task(self.unit_action(obs, deterministic=deterministic))
         return action if leads.pop() else action[0]
-
-    def _flat(self, parts: list[Array]) -> Array:
-        """The arrays of a Dict as one state [S], or [N, S] where each has a first dimension of N."""
-        size, own = sum(part.size for part in parts), self.spaces.state_dim
-        if size == own and not all(part.ndim > 1 and len(part) == 1 for part in parts):
-            return np.concatenate([part.ravel() for part in parts])
-        count = size // own
-        if size != count * own or any(part.shape[:1] != (count,) for part in parts):
-            shapes = ", ".join(str(part.shape) for part in parts)
-            raise ValueError(f"arrays of {shapes} have {size} numbers, expected {own} for each observation")
-        return np.concatenate([part.reshape(count, -1) for part in parts], axis=1)
 
     def reset(self, rows: npt.ArrayLike | None = None) -> None:
         """A new episode begins, and no earlier image counts: everywhere, or in the flagged rows [N]; of
@@ -260,6 +250,21 @@ class Policy:
             (name, value) for name, value in self.agent.state_dict().items() if isinstance(value, Tensor)
         ]
         return {name: value.contiguous() for name, value in tensors if _memory(value) in reads.memory}
+
+
+def _flat(observation: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Array:
+    """A Dict's arrays of these shapes, or of [N, *shape], as one state [S] or [N, S]."""
+    rows, leads = [], set()
+    for name, shape in shapes.items():
+        array = np.asarray(observation[name])
+        lead = array.shape[: max(array.ndim - len(shape), 0)]
+        if array.shape != (*lead, *shape):
+            raise ValueError(f"{name} is {array.shape}, expected {shape} or a batch of them")
+        rows.append(array.reshape(*lead, math.prod(shape)))
+        leads.add(lead)
+    if len(leads) > 1:
+        raise ValueError(f"{', '.join(shapes)} are not of the same number of observations")
+    return np.concatenate(rows, axis=-1)
 
 
 class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -168,15 +168,16 @@ def test_the_units_are_mapped_one_after_another() -> None:
 
 def test_a_dict_is_observed_as_the_task_flattens_it() -> None:
     policy = small("sac", SPACES)
-    policy.interface = dataclasses.replace(INTERFACE, parts=("where", "to"))
+    policy.interface = dataclasses.replace(INTERFACE, parts={"where": (2, 2), "to": (1,)})
     where, to = np.arange(8.0).reshape(2, 2, 2), np.array([[4.0], [5.0]])
     batch = policy.act({"to": to, "where": where})
     np.testing.assert_array_equal(batch, policy.act(np.hstack([where.reshape(2, 4), to])))
     np.testing.assert_allclose(policy.act({"where": where[1], "to": to[1]}), batch[1], rtol=1e-5)
     np.testing.assert_allclose(policy.act({"where": where[:1], "to": to[:1]}), batch[:1], rtol=1e-5)
-    for wrong in ({"where": where, "to": to[:1]}, {"where": where[0], "to": np.zeros(2)}):
-        with pytest.raises(ValueError, match="numbers, expected 5 for each observation"):
-            policy.act(wrong)
+    with pytest.raises(ValueError, match="where, to are not of the same number of observations"):
+        policy.act({"where": where, "to": to[:1]})
+    with pytest.raises(ValueError, match=r"to is \(2, 2\), expected \(1,\) or a batch of them"):
+        policy.act({"where": where[0], "to": np.zeros((2, 2))})
     with pytest.raises(ValueError, match=r"observation of \['to'\], expected state"):
         policy.act({"to": to})
 

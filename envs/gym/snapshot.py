@@ -10,8 +10,9 @@ Kept are numbers, strings, containers, NumPy arrays with the memory that they sh
 (Python's and NumPy's own among them), MuJoCo's models and data, objects of classes written in Python, and the
 variables of functions within functions. What is anything else (a physics engine in C, an open file) may not
 change: the wrapper or environment that holds one whose pickle is another than at first, or that cannot be
-pickled, is left out whole, and the snapshot says so. Out of sight are variables of modules and classes, and
-what a library keeps to itself (PyBullet's worlds, which are known by a number).
+pickled, is left out whole, and the snapshot says so. So is one in which objects changed that are known
+through a set alone: nothing tells them apart in the next process. Out of sight are variables of modules and
+classes, and what a library keeps to itself (PyBullet's worlds, which are known by a number).
 
 Nothing is ever unpickled: an object is made without calling its class, which must have been imported already.
 """
@@ -22,7 +23,6 @@ import ctypes
 import enum
 import functools
 import hashlib
-import itertools
 import math
 import os
 import pickle
@@ -194,14 +194,15 @@ class _Walk:
         self.losers: set[int] = set()
         self._pending: dict[str, bytes] = {}  # the bytes of the entry under way
         self._queue: deque[tuple[Any, str, Any]] = deque()
+        self._sets: deque[tuple[Any, str, Any]] = deque()
         self._seen: dict[int, Ref] = {}
         self._alive: list[Any] = []  # an id is of use only as long as its object lives
         self._new = 0
 
     def run(self) -> None:
         """Visit what has been referred to, and what that refers to."""
-        while self._queue:
-            value, path, owner = self._queue.popleft()
+        while queue := self._queue or self._sets:
+            value, path, owner = queue.popleft()
             try:
                 self._visit(value, path, owner)
             except _CannotKeep as problem:
@@ -219,8 +220,8 @@ class _Walk:
         if kind in _SCALARS:
             return value
         if kind is tuple or kind is frozenset:
-            names = itertools.count() if kind is tuple else _element_names(value)
-            items = [self.ref(item, f"{path}[{i}]", owner) for i, item in zip(names, value, strict=False)]
+            paths = self._element_paths(value, path)
+            items = [self.ref(item, name, owner) for item, name in zip(value, paths, strict=True)]
             return ["tuple", *items] if kind is tuple else ["frozenset", *sorted(items, key=repr)]
         if kind is complex:
             return ["complex", value.real, value.imag]
@@ -237,6 +238,33 @@ class _Walk:
             return _DRAWN
         return self._seen.get(id(value)) or self._meet(value, path, owner)
 
+    def _element_paths(self, elements: Collection[Any], path: str) -> list[str]:
+        """Paths of what is in a tuple, a set or a frozenset.
+
+        Of several objects in a set that were met nowhere before, none is the same one in the next process.
+        """
+        if isinstance(elements, tuple):
+            return [f"{path}[{i}]" for i in range(len(elements))]
+        if len({unknown for item in elements for unknown in self._unknown(item)}) > 1:
+            return [f"{path}[{_ONE_OF} {i}]" for i in range(len(elements))]
+        return [f"{path}[the only one]"] * len(elements)
+
+    def _unknown(self, value: Any) -> set[int]:
+        """The ids of the objects that are met for the first time with `value`."""
+        if isinstance(value, tuple | frozenset):
+            return {unknown for item in value for unknown in self._unknown(item)}
+        if isinstance(value, (*_SCALARS, complex, bytes, np.generic, enum.Enum)):
+            return set()
+        return set() if id(value) in self._seen or _draws(value) else {id(value)}
+
+    def _key_name(self, key: Any, path: str, owner: Any) -> str:
+        """What a key is called in the path of its value: the same in every process, as no address is."""
+        if type(key) in _SCALARS:
+            return repr(key)
+        if isinstance(key, type):
+            return f"{_module(key)}.{key.__qualname__}"
+        return repr(self.ref(key, path, owner))
+
     def _meet(self, value: Any, path: str, owner: Any) -> Ref:
         """The reference to an object that is met for the first time."""
         if self._is_first:
@@ -248,7 +276,9 @@ class _Walk:
             if where is None:  # an environment that was made later
                 self._lose(path, type(value).__name__, owner)
         else:
-            self._queue.append((value, path, value if isinstance(value, gym.Env) else owner))
+            # Sets last, when what they hold has been met where it has a place of its own.
+            queue = self._sets if type(value) is set else self._queue
+            queue.append((value, path, value if isinstance(value, gym.Env) else owner))
         if where is None:
             where, self._new = self._new, self._new + 1
         self._seen[id(value)] = ["object", where]
@@ -291,7 +321,7 @@ class _Walk:
                     raise _CannotKeep(f"the temporary {item}")
                 self.content |= content
         kept = [[key, _SAME if s else item] for (key, item, _), s in zip(entries, same, strict=True)]
-        if _ONE_OF in repr((where, kept)):
+        if _ONE_OF in repr((where, recipe, kept)):
             raise _CannotKeep("an object of a set")
         self.nodes.append([where, recipe, kept])
 
@@ -304,20 +334,18 @@ class _Walk:
             recipe = ["list"] if kind is list else ["deque", value.maxlen]
             return recipe, self._entries(((i, item, f"{path}[{i}]") for i, item in enumerate(value)), owner)
         if kind is set:
-            names = _element_names(value)
-            items = ((item, None, f"{path}[{name}]") for name, item in zip(names, value, strict=True))
-            return ["set"], sorted(self._entries(items, owner), key=lambda entry: repr(entry[0]))
+            items = zip(value, self._element_paths(value, path), strict=True)
+            entries = self._entries(((item, None, name) for item, name in items), owner)
+            return ["set"], sorted(entries, key=lambda entry: repr(entry[0]))
         if kind in _DICTS.values():
             factory = getattr(value, "default_factory", None)
             if is_new and factory is not None and factory not in _FACTORIES.values():
                 raise _CannotKeep("defaultdict")
             recipe = ["dict", kind.__name__, getattr(factory, "__name__", None)]
-            # By number where the text may hold an address, which is another in the next process.
-            names = (repr(key) if type(key) in _SCALARS else f"key {i}" for i, key in enumerate(value))
-            items = (
-                (key, item, f"{path}[{name}]") for name, (key, item) in zip(names, value.items(), strict=True)
-            )
-            return recipe, self._entries(items, owner)
+            self._pending = {}
+            names = [self._key_name(key, f"{path}[key {i}]", owner) for i, key in enumerate(value)]
+            items = zip(value.items(), names, strict=True)
+            return recipe, self._entries(((k, item, f"{path}[{name}]") for (k, item), name in items), owner)
         if kind in (np.random.Generator, np.random.RandomState, random.Random):
             recipe, state = _generator_state(value)
             return recipe, self._entries([("state", state, "")], owner, by_value=True)
@@ -670,11 +698,6 @@ def _cell_contents(cell: types.CellType, path: str) -> list[tuple[str, Any, str]
         return [("contents", cell.cell_contents, f"{path}.contents")]
     except ValueError:  # not assigned yet
         return []
-
-
-def _element_names(elements: Collection[Any]) -> list[str]:
-    """Names for the elements of a set. Of several objects none is the same one in the next process."""
-    return ["0"] if len(elements) == 1 else [f"{_ONE_OF} {i}" for i in range(len(elements))]
 
 
 def _fingerprint(value: Any) -> str | None:

@@ -487,13 +487,14 @@ def _interface(env: Environment, task: str, actions: ActionRange) -> Interface:
     space = env.observation_space
     parts = space.spaces if isinstance(space, Dict) else {}
     keys = [f"{name} [{gym.spaces.flatdim(part)}]" for name, part in parts.items()]
+    plain = all(type(part) is Box and isinstance(name, str) for name, part in parts.items())
     step = env.get_wrapper_attr("dt") if env.has_wrapper_attr("dt") else None
     return Interface(
         actions,
         observation=f"Gymnasium's of {task}" + (f", flattened: {', '.join(keys)}" if keys else ""),
         action=f"Gymnasium's of {task}",
         control_rate=round(1 / step, 6) if isinstance(step, float) and step > 0 else None,
-        parts=tuple(parts) if all(isinstance(name, str) for name in parts) else (),
+        parts={str(name): part.shape for name, part in parts.items()} if plain else {},
     )
 
 

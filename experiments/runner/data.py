@@ -89,7 +89,11 @@ def prepare(
             count=config.demo_count,
             seed=seed,
         )
-        replay = select_episodes(episodes, percentile=100, ratio=config.replay_ratio)
+        replay = (
+            select_episodes(episodes, percentile=100, ratio=config.replay_ratio, name="replay")
+            if config.seed_replay
+            else []
+        )
     except UserError as error:
         raise UserError(f"{config.dataset or 'dataset'}: {error}") from error
     print("dataset\n" + summary(episodes, normalized_score=normalized_score))
@@ -113,7 +117,7 @@ def prepare(
     scaled = scaling.episodes(episodes)
     by_id = {id(episode): copy for episode, copy in zip(episodes, scaled, strict=True)}
     demos, replay = ([by_id[id(episode)] for episode in chosen] for chosen in (demos, replay))
-    return Data(episodes, replay if config.seed_replay else (), demos, scaling)
+    return Data(episodes, replay, demos, scaling)
 
 
 def rows_of(episodes: Sequence[Episode]) -> int:

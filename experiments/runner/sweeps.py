@@ -419,20 +419,25 @@ def plan(suite: str, agent: str, flags: Sequence[str], values: Mapping[str, str]
 
 
 def filled(flags: Sequence[str], values: Mapping[str, str]) -> list[str]:
-    """`flags` with the value of what is swept in place of its {name}."""
-    return [re.sub(r"\{([\w.-]+)\}", lambda name: values.get(name[1], name[0]), flag) for flag in flags]
+    """`flags` with the value of what is swept, without quotes, in place of its {name}."""
+    bare = {name: " ".join(words(name, value)) for name, value in values.items()}
+    return [re.sub(r"\{([\w.-]+)\}", lambda name: bare.get(name[1], name[0]), flag) for flag in flags]
+
+
+def words(name: str, value: str) -> list[str]:
+    """What a swept value consists of: "256 256" are two, "'a b.hdf5'" is one."""
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise UserError(f"{name}={value}: {error}") from error
 
 
 def as_flags(name: str, value: str) -> list[str]:
-    """A swept setting as flags of the training script: "256 256" are two values, "'a b.hdf5'" is one, true
-    and false are a switch."""
+    """A swept setting as flags of the training script, true and false as a switch."""
     group, dot, last = name.replace("_", "-").rpartition(".")
     if value in ("true", "false"):
         return [f"--{group}{dot}{'' if value == 'true' else 'no-'}{last}"]
-    try:
-        return [f"--{group}{dot}{last}", *shlex.split(value)]
-    except ValueError as error:
-        raise UserError(f"{name}={value}: {error}") from error
+    return [f"--{group}{dot}{last}", *words(name, value)]
 
 
 def named_values(option: str, texts: Sequence[str], example: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ def select_episodes(
     ratio: float = 100.0,
     count: int | None = None,
     seed: int = 0,
+    name: str = "demo",
 ) -> list[Episode]:
     """Choose whole episodes: a slice by return, then a number of them at random.
 
@@ -34,6 +35,7 @@ def select_episodes(
         ratio: the share of all steps in the slice, above 0 to 100 per cent.
         count: how many episodes to draw from the slice, without replacement; None takes all.
         seed: of the draw.
+        name: of the selection, in errors.
 
     Returns:
         The chosen episodes in their original order.
@@ -41,7 +43,7 @@ def select_episodes(
     Raises:
         UserError: an argument out of its range, an empty selection, fewer than `count` episodes.
     """
-    what = f"demo percentile {percentile:g} and ratio {ratio:g}"
+    what = f"{name} percentile {percentile:g} and ratio {ratio:g}"
     if not 0 <= percentile <= 100 or not 0 < ratio <= 100:
         raise UserError(f"{what}: expected a percentile from 0 to 100 and a ratio above 0, up to 100")
     middle = min(max(percentile, ratio / 2), 100 - ratio / 2)

@@ -147,6 +147,19 @@ def test_runs_of_one_name_are_kept_apart(published: Path, tmp_path: Path) -> Non
         find_runs([published, tmp_path])  # what lies below is not taken for runs
 
 
+def test_settings_without_effect_keep_no_seeds_apart() -> None:
+    gaussian = [
+        make_run(agent="bc", seed=n, settings={"agent.policy": "gaussian", "agent.bins": n}) for n in (5, 7)
+    ]
+    codes = [make_run(agent="bc", seed=n, settings={"agent.policy": "arsq", "agent.bins": n}) for n in (5, 7)]
+    assert [
+        len(one.runs) for one in group([dataclasses.replace(run, label="bc") for run in gaussian])[0]["task"]
+    ] == [2]
+    assert [
+        len(one.runs) for one in group([dataclasses.replace(run, label="bc") for run in codes])[0]["task"]
+    ] == [1, 1]
+
+
 def test_runs_without_an_evaluation_are_said_to_be_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,7 @@ from experiments import sweep
 from experiments.compare import find_runs
 from experiments.runner import launchers, sweeps
 from experiments.runner.launchers import Job, Local, Resources, Slurm
-from experiments.runner.sweeps import as_flags
+from experiments.runner.sweeps import as_flags, filled
 from rlzoo.errors import UserError
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.files import atomic_write
@@ -143,6 +143,7 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
 
 def test_values_with_a_space_are_quoted() -> None:
     assert as_flags("data", "'my data.hdf5'") == ["--data", "my data.hdf5"]
+    assert filled(["of {data}"], {"data": "'my data.hdf5'"}) == ["of my data.hdf5"]
     assert as_flags("agent.hidden", "256 128") == ["--agent.hidden", "256", "128"]
     with pytest.raises(UserError, match="data='a: No closing quotation"):
         as_flags("data", "'a")

@@ -6,6 +6,8 @@ import itertools
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections import Counter, defaultdict, deque, namedtuple
 from functools import partial
@@ -39,6 +41,8 @@ from tests.helpers.counting import (
     play,
     zeros,
 )
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def saved_and_loaded(state):
@@ -405,6 +409,65 @@ def test_state_of_every_kind_goes_on(kind, processes):
     assert_same_steps(play(new, actions), rest)
     old.close()
     new.close()
+
+
+HASHED = """
+import enum, pickle, sys
+import gymnasium as gym
+from envs.gym.snapshot import Snapshots
+
+class Side(enum.Enum):
+    LEFT, RIGHT, UP, DOWN = range(4)
+
+class Body:
+    def __init__(self, at):
+        self.at = at
+
+class Robot(gym.Env):
+    def __init__(self):
+        names = {"hip", "knee", "foot", "toe"}
+        keys = [*((name, "x") for name in names), *set(Side), *map(frozenset, names)]
+        keys += {Body, gym.Env, Snapshots}
+        self.seen = {key: [] for key in keys}
+        bodies = [Body(i) for i in range(4)]
+        self.active, self.one, self.zeroth = set(bodies), frozenset(["x", Body(9)]), bodies
+
+    def change(self):
+        for i, key in enumerate(sorted(self.seen, key=self.text)):
+            self.seen[key].append(i)
+        for body in self.zeroth:
+            body.at += 10
+        self.active.discard(self.zeroth[2])
+
+    def text(self, key):
+        if isinstance(key, type):
+            return key.__name__
+        return str(sorted(key) if isinstance(key, frozenset) else key)
+
+    def show(self):
+        seen = sorted((self.text(key), value) for key, value in self.seen.items())
+        return seen, [body.at for body in self.zeroth], sorted(body.at for body in self.active)
+
+robot = Robot()
+snapshots = Snapshots(robot)
+if sys.argv[1] == "save":
+    robot.change()
+    state = snapshots.take()
+    assert state["lost"] == []
+    pickle.dump((state, robot.show()), open(sys.argv[2], "wb"))
+else:
+    state, expected = pickle.load(open(sys.argv[2], "rb"))
+    snapshots.restore(state)
+    assert robot.show() == expected, (robot.show(), expected)
+"""
+
+
+def test_another_process_whose_sets_have_another_order_goes_on(tmp_path):
+    for number, mode in enumerate(["save", "load", "load", "load"], 1):
+        subprocess.run(
+            [sys.executable, "-c", HASHED, mode, str(tmp_path / "state")],
+            env={**os.environ, "PYTHONHASHSEED": str(number)}, cwd=ROOT, check=True,
+        )  # fmt: skip
 
 
 def normalized():
