@@ -77,14 +77,14 @@ def against_paper(
 ) -> str:
     """A column per task and a row per label, the paper's figures under ours; above them what the data are
     worth, their mean and the rows of `data`, a figure per task. Means, and by how much the first label of
-    `ratio` is ahead of the second, are over the tasks that every label has, the paper's too."""
+    `ratio` is ahead of the second, are over the tasks that both of these have, the paper's too."""
     groups = {(panel.title, one.label): one for panel in panels for one in panel.groups}
     titles = [panel.title for panel in panels]
     labels = list(dict.fromkeys(label for _, label in groups))
     if unknown := set(ratio) - set(labels):
         names = ", ".join(sorted(unknown))
         raise UserError(f"ratio: no row is labelled {names}; there are {', '.join(labels)}")
-    shared = [title for title in titles if all((title, label) in groups for label in labels)]
+    shared = [title for title in titles if all((title, label) in groups for label in ratio)]
     last = f"mean of {len(shared)}"
     empty = dict.fromkeys(["", *titles, last], "")
     worth = {"the data's mean": [panel.data for panel in panels], **(data or {})}
