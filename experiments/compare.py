@@ -266,10 +266,16 @@ def effective(run: Run) -> dict[str, Any]:
     }
     lists = {key: yaml.safe_load(value) for key, value in own.items() if str(value).startswith("[")}
     try:
-        config = pydantic.TypeAdapter(AGENTS[run.agent].Config).validate_python(own | lists)
+        config = settings_of(run.agent).validate_python(own | lists)
     except (UserError, pydantic.ValidationError):  # of an earlier rlzoo
         return run.settings
     return {key: value for key, value in run.settings.items() if key not in config.idle()}
+
+
+@functools.cache
+def settings_of(agent: str) -> pydantic.TypeAdapter[AgentConfig]:
+    """What makes an agent's settings of a dict."""
+    return pydantic.TypeAdapter(AGENTS[agent].Config)
 
 
 def differing(runs: Sequence[Run]) -> list[str]:

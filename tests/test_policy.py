@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import safetensors.torch
@@ -180,6 +181,39 @@ def test_a_dict_is_observed_as_the_task_flattens_it() -> None:
         policy.act({"where": where[0], "to": np.zeros((2, 2))})
     with pytest.raises(ValueError, match=r"observation of \['to'\], expected state"):
         policy.act({"to": to})
+
+
+def test_a_policy_of_a_task_that_observes_a_dict_takes_what_the_task_shows(tmp_path: Path) -> None:
+    flags = [
+        "--task",
+        "PointMaze_UMaze-v3",
+        "--steps",
+        "8",
+        "--warmup-steps",
+        "4",
+        "--batch-size",
+        "4",
+        "--device",
+        "cpu",
+    ]
+    flags += [
+        "--agent.hidden",
+        "8",
+        "--eval-episodes",
+        "1",
+        "--num-envs",
+        "2",
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
+    assert main(MujocoSuite, ["sac", *flags, "--threads", "1"]) == 0
+    policy = rlzoo.load_policy(tmp_path / "run")
+    policy.save(tmp_path / "export")
+    env = gymnasium.make("PointMaze_UMaze-v3")
+    observation, _ = env.reset(seed=1)
+    expected = policy.act(gymnasium.spaces.flatten(env.observation_space, observation))
+    for each in (policy, rlzoo.load_policy(tmp_path / "export")):
+        np.testing.assert_array_equal(each.act(observation), expected)
 
 
 @pytest.mark.parametrize("saturated", [-1.0, 1.0])

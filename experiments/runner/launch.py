@@ -290,7 +290,7 @@ def remarks(
     suite: Suite, agent_name: str, experiment: Experiment[Any, Any], trainer: Trainer, data: Data
 ) -> list[str]:
     """Warnings about a new run: settings that have no effect or do not fit the data, a line each."""
-    config, idle, lines = trainer.config, {**experiment.agent.idle()}, []
+    config, idle, lines = trainer.config, experiment.agent.idle(), []
     if not experiment.data.seed_replay:
         idle["data.replay_ratio"] = "with --no-seed-replay"
     default = default_experiment(suite, agent_name, experiment.task, experiment.preset)

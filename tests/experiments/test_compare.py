@@ -148,16 +148,10 @@ def test_runs_of_one_name_are_kept_apart(published: Path, tmp_path: Path) -> Non
 
 
 def test_settings_without_effect_keep_no_seeds_apart() -> None:
-    gaussian = [
-        make_run(agent="bc", seed=n, settings={"agent.policy": "gaussian", "agent.bins": n}) for n in (5, 7)
-    ]
-    codes = [make_run(agent="bc", seed=n, settings={"agent.policy": "arsq", "agent.bins": n}) for n in (5, 7)]
-    assert [
-        len(one.runs) for one in group([dataclasses.replace(run, label="bc") for run in gaussian])[0]["task"]
-    ] == [2]
-    assert [
-        len(one.runs) for one in group([dataclasses.replace(run, label="bc") for run in codes])[0]["task"]
-    ] == [1, 1]
+    for policy, together in (("gaussian", [2]), ("arsq", [1, 1])):
+        settings = [{"agent.policy": policy, "agent.bins": bins} for bins in (5, 7)]
+        runs = [make_run(agent="bc", seed=seed, label="bc", settings=of) for seed, of in enumerate(settings)]
+        assert [len(one.runs) for one in group(runs)[0]["task"]] == together
 
 
 def test_runs_without_an_evaluation_are_said_to_be_left_out(
