@@ -8,8 +8,8 @@ python experiments/train_mujoco.py --resume results/runs/mujoco/HalfCheetah-v5/d
 
 from __future__ import annotations
 
+import ast
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,15 +29,6 @@ from rlzoo.settings import Settings
 from rlzoo.types import Episode, Spaces, VectorTask
 
 
-class _Yaml(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as in YAML 1.2; PyYAML's 1.1 takes it for a text."""
-
-
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)e[-+]?\d+$", re.I), list("-+.0123456789")
-)
-
-
 @dataclasses.dataclass(frozen=True)
 class GymOptions(Settings):
     """What the environment is made with."""
@@ -53,7 +44,7 @@ class GymOptions(Settings):
         object.__setattr__(self, "env", tuple(of_name.values()))
 
     def arguments(self) -> dict[str, Any]:
-        """By name, each value read as YAML: a number, true, a text, a list.
+        """By name: each value as Python writes it, such as (0.7, 2.0), else as YAML, such as true or a text.
 
         Raises:
             UserError: one is not NAME=VALUE.
@@ -64,10 +55,17 @@ class GymOptions(Settings):
             if not (equals and name.isidentifier()):
                 raise UserError(f"--env is {given!r}, expected NAME=VALUE, such as frame_skip=4")
             try:
-                found[name] = yaml.load(text, _Yaml)
+                found[name] = _value(text)
             except yaml.YAMLError as error:
                 raise UserError(f"--env {given}: {text!r} cannot be read as YAML") from error
         return found
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # what it raises
+        return yaml.safe_load(text)
 
 
 class MujocoSuite(Suite):

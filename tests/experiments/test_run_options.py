@@ -77,9 +77,10 @@ class TestSizesForACPU:
 
 
 class TestArgumentsOfTheEnvironment:
-    def test_values_are_read_as_yaml(self) -> None:
+    def test_values_are_read_as_python_or_yaml(self) -> None:
         given = ("a=1", "b=1e-3", "c=true", "d=[0.2, 1.0]", "xml_file=ant.xml", "e=x=y", "f=-0.5", "g=")
-        given += ("h=[1e-3, {x: -2.5E+4}]", "i=1e-3m", "j=nan", "task=x", "render=false", "arguments=1")
+        given += ("h=[1e-3, {'x': -2.5E+4}]", "k=(0.7, 2.0)", "l=True", "m={x: 1.5}")
+        given += ("i=1e-3m", "j=nan", "task=x", "render=false", "arguments=1")
         assert GymOptions(given).arguments() == {
             "a": 1,
             "b": 0.001,
@@ -92,6 +93,9 @@ class TestArgumentsOfTheEnvironment:
             "h": [0.001, {"x": -25000.0}],
             "i": "1e-3m",
             "j": "nan",
+            "k": (0.7, 2.0),
+            "l": True,
+            "m": {"x": 1.5},
             "task": "x",
             "render": False,
             "arguments": 1,

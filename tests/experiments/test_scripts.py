@@ -24,7 +24,7 @@ from algos import AGENTS
 from envs.d4rl import env as d4rl_env
 from envs.d4rl.tasks import TASKS
 from envs.gym.rendering import rendering_backend
-from experiments import evaluate, quickstart
+from experiments import evaluate, make_dataset, quickstart
 from experiments.compare import find_runs
 from experiments.presets.mujoco import PAPER_RETURNS
 from experiments.runner.data import Data, DataConfig, make_buffers, prepare
@@ -636,9 +636,13 @@ def test_other_bounds_of_actions_than_before_are_refused(
     refusal = r"Reacher-v5: actions lie between -0\.5 and 0\.5, and lay between \[-1\. -1\.\] and \[1\. 1\.\]"
     with pytest.raises(UserError, match=refusal):
         main(MujocoSuite, ["--resume", str(run_dir), "--steps", "120"])
-    monkeypatch.setattr("sys.argv", ["evaluate.py", str(run_dir), "--episodes", "1"])
-    with pytest.raises(UserError, match=refusal):
-        evaluate.main()
+    output = tmp_path / "none.hdf5"
+    record = ["expert", "--expert", str(run_dir), "--steps", "50", "--output", str(output)]
+    for script, flags in ((evaluate, [str(run_dir), "--episodes", "1"]), (make_dataset, record)):
+        monkeypatch.setattr("sys.argv", [script.__name__, *flags])
+        with pytest.raises(UserError, match=refusal):
+            script.main()
+    assert not output.exists()
 
 
 def test_what_a_resumed_run_cannot_be(tmp_path: Path) -> None:
