@@ -8,7 +8,8 @@ python experiments/make_dataset.py medium-expert --medium RUN2 --expert RUN --mi
 python experiments/make_dataset.py planner --task maze2d-umaze-v1 --noise 0.5 --output maze2d-umaze.hdf5
 python experiments/make_dataset.py merged --task Hopper-v4 --datasets a.hdf5 b.hdf5 --output both.hdf5
 
-RUN is the folder of a run that learned for long; RUN2 one that was stopped at a third of its return:
+RUN is the folder of a run that learned for long, RUN2 one that was stopped at a third of its return, and
+either may be an export where its policy alone is needed:
 
 python experiments/train_mujoco.py dsac-t --task Hopper-v4 --stop-at-return 1100
 """
@@ -34,20 +35,21 @@ from rlzoo.data.episodes import summary
 from rlzoo.data.scaling import Scaling
 from rlzoo.data.write import check_minari_name, write_d4rl, write_minari
 from rlzoo.errors import UserError
-from rlzoo.policy import Policy
+from rlzoo.policy import Policy, load_policy
 from rlzoo.replay import ReplayBuffer
-from rlzoo.run.checkpoint import best_return, load_checkpoint
+from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import check_writable
 from rlzoo.run.machine import resolve_device, tune_cpu
 from rlzoo.seeding import seed_global_generators
 from rlzoo.settings import Count, NotNegative, Seed, Settings
 from rlzoo.tracker import EpisodeTracker
-from rlzoo.train import BEST_POLICY, CHECKPOINT, TrainConfig
+from rlzoo.train import CHECKPOINT, TrainConfig
 from rlzoo.types import Array, Episode, FloatArray, Spaces, VectorTask
 
 Kind = Literal["random", "medium", "medium-replay", "expert", "medium-expert", "planner", "merged"]
 Act = Callable[[dict[str, Array]], FloatArray]  # observations [N, ...] -> actions [N, A] in [-1, 1]
+WITHOUT_POLICY = ("random", "planner", "merged", "medium-replay")  # kinds for which none is rolled out
 MEDIUM_SHARE = 1 / 3  # of the expert's return, D4RL's definition of "medium" (arXiv 2004.07219, section 5)
 
 
@@ -66,9 +68,9 @@ class Request(Settings):
     datasets: tuple[str, ...] = ()
     """The files to merge, in any format that train_d4rl.py reads; actions in the task's own bounds."""
     expert: Path | None = None
-    """Folder of the expert's run; its best policy is rolled out."""
+    """Folder of the expert's run, whose best policy is rolled out, or of an export."""
     medium: Path | None = None
-    """Folder of the medium run; its last policy is rolled out."""
+    """Folder of the medium run, whose last policy is rolled out, or of an export (not for medium-replay)."""
     steps: Count = 1_000_000
     """Steps to record, then each running episode is played to its end; medium-replay takes all there are."""
     num_envs: Count = 10
@@ -196,32 +198,39 @@ def replayed(checkpoint: Mapping[str, Any], spaces: Spaces) -> list[Episode]:
     return episodes
 
 
-def sources(settings: Request) -> list[dict[str, Any]]:
-    """The checkpoints that the data come from: read first, so that nothing is recorded in vain.
+def policies(settings: Request) -> list[Policy]:
+    """The policies that act, if any: loaded first, so that nothing is recorded in vain.
 
     Raises:
         UserError: one is missing or damaged, or they are of different tasks.
     """
-    found = []
-    runless = settings.kind in ("random", "planner", "merged")
-    for level in [] if runless else settings.kind.removesuffix("-replay").split("-"):
-        run = settings.medium if level == "medium" else settings.expert
-        assert run is not None
-        found.append(
-            load_checkpoint(run / "checkpoints" / (CHECKPOINT if level == "medium" else BEST_POLICY))
-        )
-    tasks = sorted({checkpoint["task"] for checkpoint in found})
+    found: list[Policy] = []
+    for level in [] if settings.kind in WITHOUT_POLICY else settings.kind.split("-"):
+        folder = settings.medium if level == "medium" else settings.expert
+        assert folder is not None
+        which: Literal["latest", "best"] = "latest" if level == "medium" else "best"
+        device = resolve_device(settings.device)
+        found.append(load_policy(folder, checkpoint=which, device=device, agents=PLAYABLE))
+    tasks = sorted({policy.about["task"] for policy in found})
     if len(tasks) > 1:
         raise UserError(f"the runs are of different tasks: {', '.join(tasks)}")
-    if len({tuple(checkpoint.get("env", ())) for checkpoint in found}) > 1:
+    if len({tuple(policy.about.get("env", ())) for policy in found}) > 1:
         raise UserError("the runs made their environments with different arguments (--env)")
-    if tasks and settings.task not in (None, tasks[0]):
-        raise UserError(f"--task is {settings.task}, but the run is of {tasks[0]}")
     return found
 
 
-def record(settings: Request, checkpoints: list[dict[str, Any]], suite: Suite, task: str) -> list[Episode]:
-    """The episodes of this kind of data."""
+def best_of(expert: Path) -> float:
+    """What an expert's best evaluation returned."""
+    about = load_policy(expert, checkpoint="best", agents=PLAYABLE).about
+    if "return" not in about:
+        raise UserError(f"{expert} is an export that is not of a run's best policy: its return is not known")
+    return float(about["return"])
+
+
+def record(
+    settings: Request, actors: list[Policy], replay: Mapping[str, Any] | None, suite: Suite, task: str
+) -> list[Episode]:
+    """The episodes of this kind of data: of the policies, of a checkpoint's replay buffer, or of neither."""
     tune_cpu()
     seed_global_generators(settings.seed)
     if settings.kind == "merged":
@@ -238,16 +247,15 @@ def record(settings: Request, checkpoints: list[dict[str, Any]], suite: Suite, t
                 size = (copies.num_envs, copies.spaces.action_dim)
                 act = lambda obs: generator.uniform(-1, 1, size).astype(np.float32)  # noqa: E731
             return roll_out(copies, act, steps=settings.steps, seed=settings.seed)
-    if settings.kind == "medium-replay":
+    if replay is not None:
         with closing(suite.make(task, 1)) as copies:
-            return replayed(checkpoints[0], copies.spaces)
-    device, episodes = resolve_device(settings.device), []
-    for index, checkpoint in enumerate(checkpoints):
+            return replayed(replay, copies.spaces)
+    episodes = []
+    for index, policy in enumerate(actors):
         torch.manual_seed(settings.seed + index)
         with closing(suite.make(task, settings.num_envs)) as copies:
-            policy = Policy.of_checkpoint(checkpoint, device, PLAYABLE)
             policy.check_fits(copies.spaces, suite.interface(task, copies))
-            steps, act = settings.steps // len(checkpoints), noisy(policy, settings.noise)
+            steps, act = settings.steps // len(actors), noisy(policy, settings.noise)
             episodes += roll_out(copies, act, steps=steps, seed=settings.seed + 1000 * index)
     return episodes
 
@@ -261,13 +269,18 @@ def main() -> int:
         check_writable(settings.output)
         if settings.output.exists():
             raise UserError(f"{settings.output} exists already: name another --output, or remove it first")
-    checkpoints, best = sources(settings), None
+    actors, replay, best = policies(settings), None, None
+    if settings.kind == "medium-replay" and settings.medium is not None:
+        replay = load_checkpoint(settings.medium / "checkpoints" / CHECKPOINT)
     if settings.kind == "medium" and settings.expert is not None:
-        best = best_return(settings.expert / "checkpoints" / BEST_POLICY)
-    task = checkpoints[0]["task"] if checkpoints else str(settings.task)
-    agents = "+".join(sorted({checkpoint["agent_name"] for checkpoint in checkpoints})) or settings.kind
-    suite = suite_of(task, checkpoints[0].get("env", ()) if checkpoints else settings.env)
-    episodes = record(settings, checkpoints, suite, task)
+        best = best_of(settings.expert)
+    origins = [replay] if replay else [policy.about for policy in actors]
+    task = origins[0]["task"] if origins else str(settings.task)
+    if settings.task not in (None, task):
+        raise UserError(f"--task is {settings.task}, but the run is of {task}")
+    agents = "+".join(sorted({origin["agent_name"] for origin in origins})) or settings.kind
+    suite = suite_of(task, origins[0].get("env", ()) if origins else settings.env)
+    episodes = record(settings, actors, replay, suite, task)
     print(summary(episodes, normalized_score=None))
     about = {"algorithm_name": agents, "description": f"{settings.kind} data of {task}"}
     bounds = suite.action_range(task)

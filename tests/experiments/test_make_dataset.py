@@ -14,6 +14,7 @@ from experiments.runner.launch import main
 from experiments.train_mujoco import MujocoSuite
 from rlzoo.data.load import load_episodes
 from rlzoo.errors import UserError
+from rlzoo.policy import load_policy
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.types import Spaces, Step
 
@@ -153,6 +154,29 @@ def test_an_episode_once_solved_is_a_success_and_the_next_is_not() -> None:
     ]  # fmt: skip
 
 
+def test_an_export_records_what_its_run_does(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_policy(run_dir).save(tmp_path / "medium")
+    load_policy(run_dir, checkpoint="best").save(tmp_path / "expert")
+    for name, medium, expert in (
+        ("run", run_dir, run_dir),
+        ("export", tmp_path / "medium", tmp_path / "expert"),
+    ):
+        flags = ("--medium", str(medium), "--expert", str(expert), "--steps", "60")
+        make(monkeypatch, "medium-expert", *flags, "--output", str(tmp_path / f"{name}.hdf5"))
+    with h5py.File(tmp_path / "run.hdf5") as run, h5py.File(tmp_path / "export.hdf5") as export:
+        assert len(run["actions"]) >= 60
+        for key in ("observations", "actions", "rewards", "terminals"):
+            np.testing.assert_array_equal(run[key], export[key])
+    capsys.readouterr()
+    flags = ("--medium", str(run_dir), "--steps", "60", "--output", str(tmp_path / "share.hdf5"))
+    make(monkeypatch, "medium", *flags, "--expert", str(tmp_path / "expert"))
+    assert "of the expert's best evaluation" in capsys.readouterr().out
+    with pytest.raises(UserError, match="medium is an export that is not of a run's best policy"):
+        make(monkeypatch, "medium", *flags[:-1], "none.hdf5", "--expert", str(tmp_path / "medium"))
+
+
 def test_medium_replay_is_the_buffer_of_the_run(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,9 +312,9 @@ def test_nothing_is_recorded_in_vain(run_dir: Path, tmp_path: Path, monkeypatch:
         (["merged", "--task", TASK, "--output", "x"], "merged needs --datasets"),
         (["random", "--task", TASK, "--output", "x", "--datasets", "y"], "random has no use for --datasets"),
         (["expert", "--expert", "z", "--output", "x", "--medium", "y"], "expert has no use for --medium"),
-        (["medium", "--medium", "z", "--output", "x", "--expert", "y"], "no checkpoint at z"),
+        (["medium", "--medium", "z", "--output", "x", "--expert", "y"], "z is neither a run folder"),
         (["medium-replay", "--medium", "z", "--output", "x", "--noise", "0.1"], "has no use for --noise"),
-        (["expert", "--expert", "nowhere", "--output", "x"], "no checkpoint at nowhere"),
+        (["expert", "--expert", "nowhere", "--output", "x"], "nowhere is neither a run folder"),
         (["random", "--task", "Hoper-v4", "--output", "x"], "Hopper-v5"),
         (["random", "--task", TASK, "--steps", "10", "--output", "."], "it is a folder"),
         (["random", "--task", TASK, "--steps", "10", "--output", "/dev/null/x.hdf5"], "cannot write"),
