@@ -81,7 +81,7 @@ class Run:
         name: its folder's, s<seed>-<time>.
         label: given by hand, else the agent's name.
         preset: that its settings began from; "" where that was not kept.
-        info: run.json: command, commit, versions, hardware.
+        info: run.json: command, commit, versions, hardware, data.
         settings: by flat name, without the incidental ones; those that are None are left out.
         evaluations: the eval/* values by step.
         training_s: seconds of training by step, evaluations left out; empty where it was not logged.
@@ -258,18 +258,20 @@ def experiment(run: Run) -> tuple[str, str, str]:
 
 
 def effective(run: Run) -> dict[str, Any]:
-    """A run's settings without those that its agent makes no use of beside the others."""
+    """A run's settings without those that its agent makes no use of beside the others; a dataset by what is
+    in it, where that is known: one file has many paths, and one path may have had many files."""
+    settings = dict(run.settings)
+    if "data.dataset" in settings and (data := run.info.get("data")):
+        settings["data.dataset"] = f"{data['steps']:,} steps with SHA-256 {data['sha256'][:8]}"
     if run.agent not in AGENTS:
-        return run.settings
-    own = {
-        key.removeprefix("agent."): value for key, value in run.settings.items() if key.startswith("agent.")
-    }
+        return settings
+    own = {key.removeprefix("agent."): value for key, value in settings.items() if key.startswith("agent.")}
     lists = {key: yaml.safe_load(value) for key, value in own.items() if str(value).startswith("[")}
     try:
         config = settings_of(run.agent).validate_python(own | lists)
     except (UserError, pydantic.ValidationError):  # of an earlier rlzoo
-        return run.settings
-    return {key: value for key, value in run.settings.items() if key not in config.idle()}
+        return settings
+    return {key: value for key, value in settings.items() if key not in config.idle()}
 
 
 @functools.cache
@@ -352,7 +354,8 @@ def _told_apart(
     )
 
     def values(run: Run) -> tuple[str, ...]:
-        return (run.preset,) if by_preset else (run.agent, *(str(run.settings.get(key)) for key in keys))
+        settings = effective(run)
+        return (run.preset,) if by_preset else (run.agent, *(str(settings.get(key)) for key in keys))
 
     firsts = sorted((members[0] for of in of_task for members in of), key=_age)
     distinct = list(dict.fromkeys(map(values, firsts)))
@@ -364,8 +367,8 @@ def _told_apart(
 
 def _groups(shown: str, members: Sequence[Run], keys: Sequence[str], lines: list[str]) -> list[Group]:
     """The runs of an experiment: a group for each length among them."""
-    first = members[0]
-    values = ", ".join(f"{key}={first.settings.get(key)}" for key in keys)
+    first, settings = members[0], effective(members[0])
+    values = ", ".join(f"{key}={settings.get(key)}" for key in keys)
     lines += [f"{first.task}, {shown}: {values}"] if keys else []
     groups = []
     of_length = [members] if "train.stop_at_return" in first.settings else by_length(members)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from rlzoo.data.episodes import flattened, observation_statistics, select_episodes, summary
+from rlzoo.data.episodes import flattened, identity, observation_statistics, select_episodes, summary
 from rlzoo.data.scaling import ObservationScaling, Scaling, action_range_of
 from rlzoo.errors import UserError
 from rlzoo.replay import ReplayBuffer
@@ -53,12 +53,14 @@ class Data:
         replay: those that the replay buffer begins with, scaled.
         demos: the demonstrations, scaled.
         scaling: between the task and the agent.
+        identity: which data these are; empty without.
     """
 
     recorded: Sequence[Episode] = ()
     replay: Sequence[Episode] = ()
     demos: Sequence[Episode] = ()
     scaling: Scaling = dataclasses.field(default_factory=Scaling)
+    identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def prepare(
@@ -117,7 +119,7 @@ def prepare(
     scaled = scaling.episodes(episodes)
     by_id = {id(episode): copy for episode, copy in zip(episodes, scaled, strict=True)}
     demos, replay = ([by_id[id(episode)] for episode in chosen] for chosen in (demos, replay))
-    return Data(episodes, replay, demos, scaling)
+    return Data(episodes, replay, demos, scaling, identity(episodes))
 
 
 def rows_of(episodes: Sequence[Episode]) -> int:

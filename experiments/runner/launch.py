@@ -194,7 +194,7 @@ def build(
     if checkpoint is None:
         data = load_data(suite, experiment, task)
     else:  # a resumed run has its data in its checkpoint already
-        data = Data(scaling=Scaling.of_checkpoint(checkpoint))
+        data = Data(scaling=Scaling.of_checkpoint(checkpoint), identity=checkpoint.get("data", {}))
     trainer = make_trainer(suite, agent_name, experiment, task, eval_task, data, checkpoint)
     warnings = [] if checkpoint else remarks(suite, agent_name, experiment, trainer, data)
     return trainer, warnings
@@ -256,6 +256,7 @@ def make_trainer(
             "agent_config": plain(experiment.agent),
             "spaces": vars(task.spaces).copy(),
             "settings": plain(experiment),
+            "data": dict(data.identity),
             **data.scaling.metadata(),
             **interface.metadata(),
             **suite.metadata,
@@ -341,7 +342,8 @@ def train(
     counters = trainer.counters
     config = {"suite": suite.name, "agent_name": agent_name, **plain(asked)}
     content = {**config, "resolved": differing(asked, experiment)}
-    write_run_info(run_dir, arguments=sys.argv, config=content, step=counters.step)
+    origin = trainer.metadata.get("data", {})
+    write_run_info(run_dir, arguments=sys.argv, config=content, data=origin, step=counters.step)
     total = trainer.config.offline_steps + trainer.config.steps
     with (
         ExitStack() as stack,
@@ -380,7 +382,7 @@ def train(
             place = place_of(lock) or run_dir
             kept = trainer.rescue(error, place)
             if not (place / CONFIG_FILE).exists():  # the folder was removed; what is kept is to be of use
-                write_run_info(place, arguments=sys.argv, config=content, step=counters.step)
+                write_run_info(place, arguments=sys.argv, config=content, data=origin, step=counters.step)
             raise UserError(f"{error}; {kept}") from error
         if trainer.evaluations and not stop.requested:
             last = trainer.evaluations[-1]

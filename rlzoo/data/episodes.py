@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, islice
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +62,24 @@ def select_episodes(
             raise UserError(f"{count} episodes asked for, expected 1 to the {len(chosen)} selected by return")
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, count, replace=False))
     return [episodes[index] for index in chosen]
+
+
+def identity(episodes: Sequence[Episode]) -> dict[str, Any]:
+    """Which data these are: how many episodes and steps, their mean return, and the SHA-256 of their content.
+
+    The same episodes have the same one whatever the file is called and how it is packed.
+    """
+    digest = hashlib.sha256()
+    for episode in episodes:
+        observations = (episode.obs[name] for name in sorted(episode.obs))
+        for array in (*observations, episode.action, episode.reward, np.array(episode.terminated)):
+            digest.update(np.ascontiguousarray(array).data)
+    return {
+        "episodes": len(episodes),
+        "steps": sum(map(len, episodes)),
+        "mean_return": float(np.mean([episode.episode_return for episode in episodes])),
+        "sha256": digest.hexdigest(),
+    }
 
 
 def discounted_returns(episodes: Sequence[Episode], discount: float) -> tuple[float, float]:

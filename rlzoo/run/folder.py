@@ -90,14 +90,21 @@ def last_step(run_dir: Path) -> int:
     return max((int(start) for start in starts if re.fullmatch("[0-9]{1,18}", start)), default=0)
 
 
-def write_run_info(run_dir: Path, *, arguments: list[str], config: Mapping[str, Any], step: int = 0) -> None:
+def write_run_info(
+    run_dir: Path,
+    *,
+    arguments: list[str],
+    config: Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
+    step: int = 0,
+) -> None:
     """Write ``config.yaml`` and ``run.json``; call it at the start and again each time the run is resumed.
 
     ``run.json`` holds the command (`arguments` are `sys.argv`), time, commit, versions and hardware of the
-    first start, and the run's name, tags and notes as `config` has them. Its ``sessions`` has an entry for
-    every start, the first included: time, environment step, command and commit, and the versions and hardware
-    where they differ from the first start's. What cannot be found out is null. ``finished``, the time at
-    which `finish_run_info` was called, is taken away.
+    first start, the run's name, tags and notes as `config` has them, and which recorded `data` it learns
+    from. Its ``sessions`` has an entry for every start, the first included: time, environment step, command
+    and commit, and the versions and hardware where they differ from the first start's. What cannot be found
+    out is null. ``finished``, the time at which `finish_run_info` was called, is taken away.
     """
     atomic_write(run_dir / CONFIG_FILE, yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
     script = Path(arguments[0])
@@ -111,6 +118,7 @@ def write_run_info(run_dir: Path, *, arguments: list[str], config: Mapping[str, 
     }
     run = _read_info(run_dir / INFO_FILE) or {**info, "sessions": []}
     run |= {key: plain(config[key]) for key in ABOUT if config.get(key)}
+    run |= {"data": plain(data)} if data else {}
     changed = {key: info[key] for key in ("versions", "hardware") if info[key] != run.get(key)}
     session = {"started": info["started"], "step": step, "command": info["command"], "git": info["git"]}
     run["sessions"].append({**session, **changed})

@@ -1,5 +1,6 @@
 """Choosing among demonstrations, their statistics and their summary."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from rlzoo.data.episodes import (
     discounted_returns,
     flattened,
+    identity,
     observation_statistics,
     select_episodes,
     summary,
@@ -145,6 +147,20 @@ def test_summary_names_every_quantity():
     assert "steps per episode  mean 20, quartiles 10 | 15 | 20 | 25 | 30" in text
     assert "success" not in summary([episode(2, 1)])
     assert "score" not in summary([episode(2, 1)])
+
+
+def test_an_identity_is_of_what_was_recorded_alone():
+    first = identity(TEN)
+    assert first == identity([dataclasses.replace(each) for each in TEN])
+    assert (first["episodes"], first["steps"], first["mean_return"]) == (10, 100, pytest.approx(4.5))
+    changes = [
+        {"obs": {"state": np.full((11, 1), 1e-7, np.float32)}},
+        {"action": np.full((10, 1), 1e-7, np.float32)},
+        {"reward": np.full(10, 0.3000001, np.float32)},
+        {"terminated": True},
+    ]
+    others = [identity([dataclasses.replace(TEN[0], **change), *TEN[1:]])["sha256"] for change in changes]
+    assert len({first["sha256"], *others, identity(TEN[:-1])["sha256"], identity(TEN[::-1])["sha256"]}) == 7
 
 
 def test_discounted_returns_are_those_of_every_step_to_its_episodes_end():

@@ -154,6 +154,30 @@ def test_settings_without_effect_keep_no_seeds_apart() -> None:
         assert [len(one.runs) for one in group(runs)[0]["task"]] == together
 
 
+@pytest.mark.parametrize(
+    ("paths", "contents", "together"),
+    [
+        (("a.hdf5", "/x/a.hdf5"), ("11", "11"), [2]),  # one file, from two folders
+        (("a.hdf5", "a.hdf5"), ("11", "22"), [1, 1]),  # made anew between the seeds
+        (("a.hdf5", "a.hdf5"), (None, None), [2]),  # of an earlier rlzoo
+    ],
+)
+def test_data_are_told_apart_by_what_is_in_them(
+    paths: tuple[str, str], contents: tuple[str | None, str | None], together: list[int]
+) -> None:
+    runs = [
+        make_run(
+            seed=seed,
+            settings={"data.dataset": path},
+            info={"command": "-", **({"data": {"steps": 9, "sha256": content * 32}} if content else {})},
+        )
+        for seed, (path, content) in enumerate(zip(paths, contents, strict=True))
+    ]
+    groups, lines = group(runs)
+    assert [len(one.runs) for one in groups["task"]] == together
+    assert any("9 steps with SHA-256 11111111" in line for line in lines) == (len(together) == 2)
+
+
 def test_runs_without_an_evaluation_are_said_to_be_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,10 +36,11 @@ from experiments.train_d4rl import D4RLSuite
 from experiments.train_mujoco import MujocoSuite
 from rlzoo.actions import ActionRange
 from rlzoo.agent import Learning
-from rlzoo.data.episodes import discounted_returns, observation_statistics
+from rlzoo.data.episodes import discounted_returns, identity, observation_statistics
 from rlzoo.data.load import load_episodes
 from rlzoo.data.write import write_d4rl
 from rlzoo.errors import UserError
+from rlzoo.policy import load_policy
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.folder import is_finished, lock_run
 from rlzoo.seeding import EVALUATION, derived_seed
@@ -780,9 +781,13 @@ def test_every_agent_learns_from_a_dataset(agent: str, mode: str, hopper_data: P
 def test_a_run_with_data_resumes_exactly_without_the_data(hopper_data: Path, tmp_path: Path) -> None:
     straight = run_d4rl("arsq", tmp_path / "a", hopper_data, "--steps", "80")
     resumed = run_d4rl("arsq", tmp_path / "b", hopper_data, "--steps", "40")
+    data = identity(load_episodes(hopper_data))
     hopper_data.unlink()
     assert main(D4RLSuite, ["--resume", str(resumed), "--steps", "80"]) == 0
     assert rows(resumed) == rows(straight)
+    for run_dir in (straight, resumed):  # both say which data these were
+        assert json.loads((run_dir / "run.json").read_text())["data"] == data
+        assert load_policy(run_dir).about["data"] == data
     one, other = (load_checkpoint(d / "checkpoints" / "latest.pt")["trainer"] for d in (straight, resumed))
     for key, value in one["agent"].items():
         if isinstance(value, torch.Tensor):
