@@ -23,7 +23,7 @@ COMMANDS = {
     "compare": "gather runs into curves, a table and plots",
     "sweep": "many runs: every combination of agents and values, or a search for settings",
     "export": "a run's policy as files to take away: safetensors, JSON and ONNX, all checked",
-    "make-dataset": "record datasets of D4RL's kinds from finished runs",
+    "make-dataset": "record datasets of D4RL's kinds from runs and exports",
     "benchmark": "time the agents and their parts",
     "quickstart": "ARSQ and behavioural cloning from poor demonstrations, in a few minutes",
     "tasks": "list the tasks, of all suites or some: rlzoo tasks [SUITE ...]",

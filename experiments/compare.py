@@ -82,6 +82,7 @@ class Run:
         label: given by hand, else the agent's name.
         preset: that its settings began from; "" where that was not kept.
         info: run.json: command, commit, versions, hardware, data.
+        data: what the recorded data are called: where nothing better is known, the path they were read from.
         settings: by flat name, without the incidental ones; those that are None are left out.
         evaluations: the eval/* values by step.
         training_s: seconds of training by step, evaluations left out; empty where it was not logged.
@@ -97,6 +98,7 @@ class Run:
     evaluations: dict[int, dict[str, float]]
     training_s: dict[int, float]
     preset: str = ""
+    data: str = ""
 
     @property
     def last(self) -> int:
@@ -108,7 +110,7 @@ class Run:
         """What two agents have to share for their results to be compared: how they learn, from what."""
         offline = self.settings.get("data.offline"), self.settings.get("train.offline_steps")
         mode = "offline" if offline[0] else "offline first" if offline[1] else "online"
-        return {"mode": mode, "data": Path(str(self.settings.get("data.dataset", ""))).name}
+        return {"mode": mode, "data": Path(self.data).name}
 
     def curve(self, tag: str) -> dict[int, float]:
         """The values of one tag by step."""
@@ -180,9 +182,13 @@ def make_run(entry: dict[str, Any], rows: Iterable[dict[str, str]]) -> Run:
             training_s[int(row["step"])] = float(row["value"])
     name, task, agent, label = (entry[key] for key in ("run", "task", "agent", "label"))
     info, settings = dict(entry["info"]), comparable(agent, entry["settings"])
+    if "data" in info:
+        data = info["data"]
+        info["data"] = {**data, "sha256": str(data["sha256"]), "mean_return": float(data["mean_return"])}
     return Run(
         *(name, task, agent, label, int(entry["seed"]), info, settings, dict(evaluations), training_s),
         preset=entry.get("preset", ""),
+        data=str(settings.get("data.dataset", "")),
     )
 
 
@@ -240,9 +246,28 @@ def find_runs(folders: Sequence[Path], labels: Sequence[str] = ()) -> list[Run]:
             if key not in distinct or max(run.evaluations) > max(distinct[key].evaluations):
                 label = labels[index] if labels else run.label
                 distinct[key] = dataclasses.replace(run, label=label)
-    telling = {run.task for run in distinct.values() if run.curve(SUCCESS)}
-    runs = [silence_is_failure(run) if run.task in telling else run for run in distinct.values()]
+    runs = named_by_content(list(distinct.values()))
+    telling = {run.task for run in runs if run.curve(SUCCESS)}
+    runs = [silence_is_failure(run) if run.task in telling else run for run in runs]
     return sorted(runs, key=lambda run: (run.task, run.label, run.seed))
+
+
+def named_by_content(runs: Sequence[Run]) -> list[Run]:
+    """The runs with one name for the same recorded data and several for others: one file has many paths, and
+    one path may have had many files. Only on tasks all of whose runs know what was in their file."""
+    unknown = {run.task for run in runs if run.data and "data" not in run.info}
+    names: dict[tuple[str, str], str] = {}
+    for run in runs:
+        if run.data and run.task not in unknown:
+            key, name = (run.task, run.info["data"]["sha256"]), Path(run.data).name
+            taken = {other for of, other in names.items() if of[0] == run.task and of != key}
+            names.setdefault(key, f"{name}, SHA-256 {key[1][:8]}" if name in taken else name)
+    return [
+        dataclasses.replace(run, data=names[run.task, run.info["data"]["sha256"]])
+        if run.data and run.task not in unknown
+        else run
+        for run in runs
+    ]
 
 
 def silence_is_failure(run: Run) -> Run:
@@ -258,11 +283,9 @@ def experiment(run: Run) -> tuple[str, str, str]:
 
 
 def effective(run: Run) -> dict[str, Any]:
-    """A run's settings without those that its agent makes no use of beside the others; a dataset by what is
-    in it, where that is known: one file has many paths, and one path may have had many files."""
-    settings = dict(run.settings)
-    if "data.dataset" in settings and (data := run.info.get("data")):
-        settings["data.dataset"] = f"{data['steps']:,} steps with SHA-256 {data['sha256'][:8]}"
+    """A run's settings without those that its agent makes no use of beside the others, and with what its
+    recorded data are called in place of their path."""
+    settings = run.settings | ({"data.dataset": run.data} if run.data else {})
     if run.agent not in AGENTS:
         return settings
     own = {key.removeprefix("agent."): value for key, value in settings.items() if key.startswith("agent.")}
@@ -634,9 +657,12 @@ def _recorded(task: str, dataset: str) -> list[Episode]:
 
 
 def recorded_mean(run: Run, tag: str) -> float | None:
-    """The mean score of the data that a run on a D4RL task learns from; None where they are not here."""
+    """The mean score of the data that a run on a D4RL task learns from; None where it is not known."""
     from envs.d4rl.tasks import TASKS, normalized_score
 
+    if run.task in TASKS and tag != SUCCESS and "data" in run.info:
+        known = float(run.info["data"]["mean_return"])
+        return known if tag == RETURN else normalized_score(run.task, known)
     path = Path(os.path.expandvars(str(run.settings.get("data.dataset", "")))).expanduser()
     if run.task not in TASKS or not path.is_file():
         return None

@@ -40,6 +40,7 @@ from rlzoo.replay import ReplayBuffer
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.cli import parse_flags, run_main
 from rlzoo.run.files import check_writable
+from rlzoo.run.folder import EXPORT_FILE
 from rlzoo.run.machine import resolve_device, tune_cpu
 from rlzoo.seeding import seed_global_generators
 from rlzoo.settings import Count, NotNegative, Seed, Settings
@@ -219,11 +220,15 @@ def policies(settings: Request) -> list[Policy]:
     return found
 
 
-def best_of(expert: Path) -> float:
-    """What an expert's best evaluation returned."""
+def best_of(expert: Path, task: str) -> float:
+    """What an expert's best evaluation returned on the task."""
     about = load_policy(expert, checkpoint="best", agents=PLAYABLE).about
-    if "return" not in about:
-        raise UserError(f"{expert} is an export that is not of a run's best policy: its return is not known")
+    if about["task"] != task:
+        raise UserError(f"the runs are of different tasks: {task}, {about['task']}")
+    if not isinstance(about.get("return"), float):
+        raise UserError(
+            f"{expert} does not say what it returned: give the folder of a run, or its best policy"
+        )
     return float(about["return"])
 
 
@@ -271,9 +276,15 @@ def main() -> int:
             raise UserError(f"{settings.output} exists already: name another --output, or remove it first")
     actors, replay, best = policies(settings), None, None
     if settings.kind == "medium-replay" and settings.medium is not None:
+        if (settings.medium / EXPORT_FILE).is_file():
+            raise UserError(
+                f"{settings.medium} is an export, a policy alone: medium-replay is of a whole run"
+            )
         replay = load_checkpoint(settings.medium / "checkpoints" / CHECKPOINT)
+        if "replay" not in replay.get("trainer", {}):
+            raise UserError(f"{settings.medium} has no replay buffer of ours")
     if settings.kind == "medium" and settings.expert is not None:
-        best = best_of(settings.expert)
+        best = best_of(settings.expert, actors[0].about["task"])
     origins = [replay] if replay else [policy.about for policy in actors]
     task = origins[0]["task"] if origins else str(settings.task)
     if settings.task not in (None, task):

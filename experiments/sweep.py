@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import tyro
 
-from experiments.runner.sweeps import SweepFlags, default_output, named_values, plan, run_grid
+from experiments.runner.sweeps import SweepFlags, default_output, named_values, plan, run_grid, split_values
 from experiments.suites import SUITES
 from rlzoo.errors import UserError
 from rlzoo.run.cli import parse_flags, run_main
@@ -95,7 +95,7 @@ def grid(suite: str, arguments: Sequence[str]) -> int:
     # The first seed of everything comes first.
     order = sorted(over, key=lambda name: name != "seed")
     plans = {}
-    for combination in itertools.product(*(over[name].split(",") for name in order)):
+    for combination in itertools.product(*(split_values(over[name]) for name in order)):
         chosen = dict(zip(order, combination, strict=True))
         for agent in asked.agents:
             own = [*flags, *per_agent.get(agent, [])]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,22 @@ from rlzoo.settings import Settings
 from rlzoo.types import Episode, Spaces, VectorTask
 
 
+class _Yaml(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as in YAML 1.2; PyYAML's 1.1 takes it for a text."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)e[-+]?\d+$", re.I), list("-+.0123456789")
+)
+
+# Python's infinity, as in Gymnasium's healthy_z_range=(0.7, float("inf")); its literals have none.
+_INFINITE = re.compile(r"""float\(['"]([+-]?)inf['"]\)""")
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, _Yaml)
+
+
 @dataclasses.dataclass(frozen=True)
 class GymOptions(Settings):
     """What the environment is made with."""
@@ -44,7 +61,7 @@ class GymOptions(Settings):
         object.__setattr__(self, "env", tuple(of_name.values()))
 
     def arguments(self) -> dict[str, Any]:
-        """By name: each value as Python writes it, such as (0.7, 2.0), else as YAML, such as true or a text.
+        """By name, each value read as YAML: a number, true, a text, a list; a tuple as Python writes it.
 
         Raises:
             UserError: one is not NAME=VALUE.
@@ -54,18 +71,15 @@ class GymOptions(Settings):
             name, equals, text = given.partition("=")
             if not (equals and name.isidentifier()):
                 raise UserError(f"--env is {given!r}, expected NAME=VALUE, such as frame_skip=4")
+            is_tuple = text.startswith("(")
             try:
-                found[name] = _value(text)
-            except yaml.YAMLError as error:
-                raise UserError(f"--env {given}: {text!r} cannot be read as YAML") from error
+                found[name] = (
+                    ast.literal_eval(_INFINITE.sub(r"\g<1>1e999", text)) if is_tuple else _yaml(text)
+                )
+            except (yaml.YAMLError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+                kind = "a tuple" if is_tuple else "YAML"
+                raise UserError(f"--env {given}: {text!r} cannot be read as {kind}") from error
         return found
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # what it raises
-        return yaml.safe_load(text)
 
 
 class MujocoSuite(Suite):

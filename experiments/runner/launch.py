@@ -194,10 +194,16 @@ def build(
     if checkpoint is None:
         data = load_data(suite, experiment, task)
     else:  # a resumed run has its data in its checkpoint already
-        data = Data(scaling=Scaling.of_checkpoint(checkpoint), identity=checkpoint.get("data", {}))
+        data = Data(scaling=Scaling.of_checkpoint(checkpoint), identity=_identity(checkpoint))
     trainer = make_trainer(suite, agent_name, experiment, task, eval_task, data, checkpoint)
     warnings = [] if checkpoint else remarks(suite, agent_name, experiment, trainer, data)
     return trainer, warnings
+
+
+def _identity(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Which data a run began with; nothing goes wrong where that is not known."""
+    found = checkpoint.get("data")
+    return found if isinstance(found, dict) else {}
 
 
 def load_data(suite: Suite, experiment: Experiment[Any, Any], task: VectorTask) -> Data:

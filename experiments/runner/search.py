@@ -43,6 +43,7 @@ from experiments.runner.sweeps import (
     opened,
     plan,
     run_grid,
+    split_values,
     with_threads,
     write_page,
 )
@@ -258,7 +259,7 @@ def distribution(name: str, text: str) -> BaseDistribution:
     bounds = text.removeprefix("log:").split(":")
     log = text.startswith("log:")
     if len(bounds) == 1 and not log:
-        return CategoricalDistribution(text.split(","))
+        return CategoricalDistribution(split_values(text))
     try:
         low, high = bounds
         with contextlib.suppress(ValueError):

@@ -453,6 +453,11 @@ def named_values(option: str, texts: Sequence[str], example: str) -> dict[str, s
     return found
 
 
+def split_values(values: str) -> list[str]:
+    """The values of "A,B,C"; what is in brackets, as "(0.7,2.0)", is one."""
+    return re.split(r",(?![^(\[]*[)\]])", values)
+
+
 def claim(folder: Path, experiment: dict[str, Any]) -> None:
     """Note in the folder what is swept there. A `UserError` if it holds another sweep."""
     path = folder / SWEEP_FILE

@@ -33,6 +33,7 @@ from experiments.compare import (
     lengths,
     line_styles,
     mean_and_spread,
+    named_by_content,
     plot,
     read_run,
     recorded_mean,
@@ -154,28 +155,41 @@ def test_settings_without_effect_keep_no_seeds_apart() -> None:
         assert [len(one.runs) for one in group(runs)[0]["task"]] == together
 
 
+SAME, OTHER = "1" * 64, "2" * 64
+
+
+def learnt_from(path: str, content: str | None, seed: int = 1, agent: str = "sac") -> Run:
+    known = {} if content is None else {"data": {"steps": 9, "mean_return": 4.0, "sha256": content}}
+    info = {"command": "-", **known}
+    return make_run(seed=seed, agent=agent, settings={"data.dataset": path}, info=info)
+
+
 @pytest.mark.parametrize(
-    ("paths", "contents", "together"),
+    ("first", "second", "names"),
     [
-        (("a.hdf5", "/x/a.hdf5"), ("11", "11"), [2]),  # one file, from two folders
-        (("a.hdf5", "a.hdf5"), ("11", "22"), [1, 1]),  # made anew between the seeds
-        (("a.hdf5", "a.hdf5"), (None, None), [2]),  # of an earlier rlzoo
+        (("a.hdf5", SAME), ("/x/a.hdf5", SAME), {"sac": [1, 2]}),  # one file, from two folders
+        (("a.hdf5", SAME), ("b.hdf5", SAME), {"sac": [1, 2]}),  # and under two names
+        (("a.hdf5", SAME), ("a.hdf5", OTHER), {"sac, a.hdf5": [1], "sac, a.hdf5, SHA-256 22222222": [2]}),
+        (("a.hdf5", None), ("a.hdf5", OTHER), {"sac": [1, 2]}),  # the first is of an earlier rlzoo
+        (("a.hdf5", None), ("b.hdf5", None), {"sac, a.hdf5": [1], "sac, b.hdf5": [2]}),
     ],
 )
-def test_data_are_told_apart_by_what_is_in_them(
-    paths: tuple[str, str], contents: tuple[str | None, str | None], together: list[int]
-) -> None:
-    runs = [
-        make_run(
-            seed=seed,
-            settings={"data.dataset": path},
-            info={"command": "-", **({"data": {"steps": 9, "sha256": content * 32}} if content else {})},
-        )
-        for seed, (path, content) in enumerate(zip(paths, contents, strict=True))
-    ]
-    groups, lines = group(runs)
-    assert [len(one.runs) for one in groups["task"]] == together
-    assert any("9 steps with SHA-256 11111111" in line for line in lines) == (len(together) == 2)
+def test_data_are_told_apart_by_what_is_in_them(first: Any, second: Any, names: dict[str, list[int]]) -> None:
+    assert labels(named_by_content([learnt_from(*first), learnt_from(*second, seed=2)])) == names
+
+
+def test_agents_that_learn_from_other_data_of_one_name_are_not_taken_for_alike() -> None:
+    runs = [learnt_from("a.hdf5", SAME), learnt_from("a.hdf5", OTHER, agent="bc")]
+    groups, lines = group(named_by_content(runs))
+    assert [one.label for one in groups["task"]] == ["bc, a.hdf5, SHA-256 22222222", "sac, a.hdf5"]
+    assert "task, bc, a.hdf5, SHA-256 22222222: online, a.hdf5, SHA-256 22222222" in lines
+
+
+def test_a_damaged_account_of_the_data_is_one_line(tmp_path: Path) -> None:
+    for number, data in enumerate((5, {"steps": 9}, {"sha256": "1", "mean_return": "x"})):
+        write_run(tmp_path / f"s1-{number}", info={"command": "-", "data": data})
+        with pytest.raises(UserError, match=f"s1-{number} is not a complete run folder"):
+            read_run(tmp_path / f"s1-{number}")
 
 
 def test_runs_without_an_evaluation_are_said_to_be_left_out(

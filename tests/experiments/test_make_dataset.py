@@ -173,8 +173,14 @@ def test_an_export_records_what_its_run_does(
     flags = ("--medium", str(run_dir), "--steps", "60", "--output", str(tmp_path / "share.hdf5"))
     make(monkeypatch, "medium", *flags, "--expert", str(tmp_path / "expert"))
     assert "of the expert's best evaluation" in capsys.readouterr().out
-    with pytest.raises(UserError, match="medium is an export that is not of a run's best policy"):
-        make(monkeypatch, "medium", *flags[:-1], "none.hdf5", "--expert", str(tmp_path / "medium"))
+    none = ("--steps", "60", "--output", "none.hdf5")
+    with pytest.raises(UserError, match="medium does not say what it returned: give the folder of a run"):
+        make(monkeypatch, "medium", "--medium", str(run_dir), *none, "--expert", str(tmp_path / "medium"))
+    with pytest.raises(UserError, match="medium is an export, a policy alone"):
+        make(monkeypatch, "medium-replay", "--medium", str(tmp_path / "medium"), *none)
+    other = ("--expert", str(quickstart.DATASET.parents[1] / "policies/quickstart/arsq"))
+    with pytest.raises(UserError, match=f"the runs are of different tasks: {TASK}, maze2d-medium-v1"):
+        make(monkeypatch, "medium", "--medium", str(run_dir), *none, *other)
 
 
 def test_medium_replay_is_the_buffer_of_the_run(

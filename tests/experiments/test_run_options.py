@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import struct
 import sys
 from collections.abc import Iterator
@@ -77,10 +78,10 @@ class TestSizesForACPU:
 
 
 class TestArgumentsOfTheEnvironment:
-    def test_values_are_read_as_python_or_yaml(self) -> None:
+    def test_values_are_read_as_yaml_or_as_a_tuple(self) -> None:
         given = ("a=1", "b=1e-3", "c=true", "d=[0.2, 1.0]", "xml_file=ant.xml", "e=x=y", "f=-0.5", "g=")
-        given += ("h=[1e-3, {'x': -2.5E+4}]", "k=(0.7, 2.0)", "l=True", "m={x: 1.5}")
-        given += ("i=1e-3m", "j=nan", "task=x", "render=false", "arguments=1")
+        given += ("h=[1e-3, {x: -2.5E+4}]", "i=1e-3m", "j=nan", "task=x", "render=false", "arguments=1")
+        given += ("k=(0.7, 2.0)", 'l=(-1e-3, float("inf"))', "m=(float('-inf'), (1, None))")
         assert GymOptions(given).arguments() == {
             "a": 1,
             "b": 0.001,
@@ -93,15 +94,32 @@ class TestArgumentsOfTheEnvironment:
             "h": [0.001, {"x": -25000.0}],
             "i": "1e-3m",
             "j": "nan",
-            "k": (0.7, 2.0),
-            "l": True,
-            "m": {"x": 1.5},
             "task": "x",
             "render": False,
             "arguments": 1,
+            "k": (0.7, 2.0),
+            "l": (-0.001, math.inf),
+            "m": (-math.inf, (1, None)),
         }
 
-    @pytest.mark.parametrize("wrong", ["frame_skip", "=4", "frame skip=4", "d=[0.2"])
+    def test_a_tuple_reaches_the_environment(self, tmp_path: Path) -> None:
+        flags = ["--task", "Hopper-v5", "--env", 'healthy_z_range=(1.2, float("inf"))']
+        run_dir = train(tmp_path, *flags, "--env", "max_episode_steps=30")
+        assert max(values(run_dir, "eval/episode_length")) < 30  # it falls below 1.2 m soon
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            "frame_skip",
+            "=4",
+            "frame skip=4",
+            "d=[0.2",
+            "d=(0.7, inf)",
+            "d=(0.7",
+            "d=2024-13-45",
+            "d=" + "[" * 3000,
+        ],
+    )
     def test_what_is_none_is_refused(self, wrong: str) -> None:
         with pytest.raises(UserError, match="--env"):
             GymOptions((wrong,))

@@ -23,7 +23,7 @@ from experiments import sweep
 from experiments.compare import find_runs
 from experiments.runner import launchers, sweeps
 from experiments.runner.launchers import Job, Local, Resources, Slurm
-from experiments.runner.sweeps import as_flags, filled
+from experiments.runner.sweeps import as_flags, filled, split_values
 from rlzoo.errors import UserError
 from rlzoo.run.checkpoint import load_checkpoint
 from rlzoo.run.files import atomic_write
@@ -139,6 +139,10 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_values_with_a_comma_are_in_brackets() -> None:
+    assert split_values("env=z=(0.7,2.0),env=z=[1,2],1") == ["env=z=(0.7,2.0)", "env=z=[1,2]", "1"]
 
 
 def test_values_with_a_space_are_quoted() -> None:

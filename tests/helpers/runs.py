@@ -14,7 +14,8 @@ CURVE = {step: {"eval/return": float(step)} for step in (100, 200, 300)}
 
 def make_run(name: str = "s1-1", agent: str = "sac", seed: int = 1, **changes: Any) -> Run:
     """A run of three evaluations on a task called "task"."""
-    run = Run(name, "task", agent, agent, seed, {"command": "-"}, {}, CURVE, {})
+    data = changes.get("settings", {}).get("data.dataset", "")
+    run = Run(name, "task", agent, agent, seed, {"command": "-"}, {}, CURVE, {}, data=data)
     return dataclasses.replace(run, **changes)
 
 
