@@ -64,10 +64,11 @@ def test_the_scores_on_the_first_page_are_those_of_the_results() -> None:
     tasks, *lines = made
     table = {name: dict(zip(tasks[1:], values, strict=True)) for name, *values in lines}
     labels = ["the data's mean", "ARSQ", "CQN", "BC, codes"]
+    done = [task for task in tasks[1:-1] if table["ARSQ"][task]]
     expected = [
         [f"{table[label][task].split()[0]} ({table[f'{label}, paper'][task]})" for label in labels]
-        for task in tasks[1:-1]
+        for task in done
     ]
     means = [f"{table[label][tasks[-1]]} ({table[f'{label}, paper'][tasks[-1]]})" for label in labels[1:]]
-    assert [row[0] for row in shown[1:-1]] == tasks[1:-1]
+    assert [row[0] for row in shown[1:-1]] == done
     assert [row[1:] for row in shown[1:]] == [*expected, ["", *means]]
