@@ -256,18 +256,17 @@ def named_by_content(runs: Sequence[Run]) -> list[Run]:
     """The runs with one name for the same recorded data and several for others: one file has many paths, and
     one path may have had many files. Only on tasks all of whose runs know what was in their file."""
     unknown = {run.task for run in runs if run.data and "data" not in run.info}
-    names: dict[tuple[str, str], str] = {}
+    names: dict[str, dict[str, str]] = defaultdict(dict)  # by task and SHA-256
+    renamed = []
     for run in runs:
         if run.data and run.task not in unknown:
-            key, name = (run.task, run.info["data"]["sha256"]), Path(run.data).name
-            taken = {other for of, other in names.items() if of[0] == run.task and of != key}
-            names.setdefault(key, f"{name}, SHA-256 {key[1][:8]}" if name in taken else name)
-    return [
-        dataclasses.replace(run, data=names[run.task, run.info["data"]["sha256"]])
-        if run.data and run.task not in unknown
-        else run
-        for run in runs
-    ]
+            of_task, content, name = names[run.task], run.info["data"]["sha256"], Path(run.data).name
+            if content not in of_task:
+                taken = name in of_task.values()
+                of_task[content] = f"{name}, SHA-256 {content[:8]}" if taken else name
+            run = dataclasses.replace(run, data=of_task[content])
+        renamed.append(run)
+    return renamed
 
 
 def silence_is_failure(run: Run) -> Run:

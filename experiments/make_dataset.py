@@ -206,11 +206,11 @@ def policies(settings: Request) -> list[Policy]:
         UserError: one is missing or damaged, or they are of different tasks.
     """
     found: list[Policy] = []
+    device = resolve_device(settings.device)
     for level in [] if settings.kind in WITHOUT_POLICY else settings.kind.split("-"):
         folder = settings.medium if level == "medium" else settings.expert
         assert folder is not None
         which: Literal["latest", "best"] = "latest" if level == "medium" else "best"
-        device = resolve_device(settings.device)
         found.append(load_policy(folder, checkpoint=which, device=device, agents=PLAYABLE))
     tasks = sorted({policy.about["task"] for policy in found})
     if len(tasks) > 1:

@@ -42,10 +42,6 @@ _Yaml.add_implicit_resolver(
 _INFINITE = re.compile(r"""float\(['"]([+-]?)inf['"]\)""")
 
 
-def _yaml(text: str) -> Any:
-    return yaml.load(text, _Yaml)
-
-
 @dataclasses.dataclass(frozen=True)
 class GymOptions(Settings):
     """What the environment is made with."""
@@ -73,9 +69,10 @@ class GymOptions(Settings):
                 raise UserError(f"--env is {given!r}, expected NAME=VALUE, such as frame_skip=4")
             is_tuple = text.startswith("(")
             try:
-                found[name] = (
-                    ast.literal_eval(_INFINITE.sub(r"\g<1>1e999", text)) if is_tuple else _yaml(text)
-                )
+                if is_tuple:
+                    found[name] = ast.literal_eval(_INFINITE.sub(r"\g<1>1e999", text))
+                else:
+                    found[name] = yaml.load(text, _Yaml)
             except (yaml.YAMLError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
                 kind = "a tuple" if is_tuple else "YAML"
                 raise UserError(f"--env {given}: {text!r} cannot be read as {kind}") from error

@@ -184,28 +184,9 @@ def test_a_dict_is_observed_as_the_task_flattens_it() -> None:
 
 
 def test_a_policy_of_a_task_that_observes_a_dict_takes_what_the_task_shows(tmp_path: Path) -> None:
-    flags = [
-        "--task",
-        "PointMaze_UMaze-v3",
-        "--steps",
-        "8",
-        "--warmup-steps",
-        "4",
-        "--batch-size",
-        "4",
-        "--device",
-        "cpu",
-    ]
-    flags += [
-        "--agent.hidden",
-        "8",
-        "--eval-episodes",
-        "1",
-        "--num-envs",
-        "2",
-        "--run-dir",
-        str(tmp_path / "run"),
-    ]
+    flags = ["--task", "PointMaze_UMaze-v3", "--steps", "8", "--warmup-steps", "4", "--num-envs", "2"]
+    flags += ["--batch-size", "4", "--device", "cpu"]
+    flags += ["--agent.hidden", "8", "--eval-episodes", "1", "--run-dir", str(tmp_path / "run")]
     assert main(MujocoSuite, ["sac", *flags, "--threads", "1"]) == 0
     policy = rlzoo.load_policy(tmp_path / "run")
     policy.save(tmp_path / "export")

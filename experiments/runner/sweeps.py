@@ -454,7 +454,7 @@ def named_values(option: str, texts: Sequence[str], example: str) -> dict[str, s
 
 
 def split_values(values: str) -> list[str]:
-    """The values of "A,B,C"; what is in brackets, as "(0.7,2.0)", is one."""
+    """The values of "A,B,C"; what is in brackets (not in nested ones), as "(0.7,2.0)", is one."""
     return re.split(r",(?![^(\[]*[)\]])", values)
 
 
